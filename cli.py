@@ -1,0 +1,243 @@
+"""The `dpo` command: parses, calls one function of a stage, prints.
+
+Data and JSON go to stdout, everything for people to stderr. Each command imports its stage when it runs, so that
+`dpo --help` starts fast and no command but `train` ever imports torch.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from schemas.errors import EXIT_INTERNAL, DpoError, UsageError
+
+if TYPE_CHECKING:
+    from pipeline.collect import Collection
+    from schemas.validation import FileReport
+
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+MAX_FINDINGS = 20
+
+app = typer.Typer(
+    name="dpo",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From NeMo Gym rollouts to a DPO-trained policy.\n\n"
+    "Exit codes: 0 done, 1 the work failed or findings, 2 wrong options or configuration, "
+    "3 unreadable input, 4 a fault of dpo itself.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
+
+def main() -> None:
+    """Run the command; turn each error into a message on stderr and the documented exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    try:
+        sys.exit(app(standalone_mode=False) or 0)
+    except DpoError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # Typer's own usage errors, whose classes have no public name
+            _fail(_usage_message(error), UsageError.exit_code)
+        traceback.print_exc()
+        _fail(f"this is a fault of dpo {version('dpo')}; please report it with the lines above", EXIT_INTERNAL)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    from schemas.terminal import printable
+
+    rank = os.environ.get("RANK", "0")
+    prefix = "dpo: error: " if rank == "0" else f"dpo: error (rank {rank}): "
+    print(prefix + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)  # noqa: T201
+    sys.exit(exit_code)
+
+
+def _usage_message(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "dpo"
+    message: str = error.format_message()  # type: ignore[attr-defined]
+    return f"{message.rstrip('.')} (see: {command} --help)"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dpo {version('dpo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _dpo(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("collect-pairs")
+def collect_pairs_command(
+    rollouts: Annotated[list[Path], typer.Argument(help="Rollout files (JSONL).", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the pairs (BinaryPreference JSONL).")] = Path(
+        "dpo_train.jsonl"
+    ),
+    min_margin: Annotated[float, typer.Option(min=0.0, help="Least difference of the two rewards of a pair.")] = 0.1,
+    as_json: AsJson = False,
+) -> None:
+    """Make preference pairs of NeMo Gym rollouts.
+
+    Groups the rollouts by prompt and task, pairs every two whose rewards are a margin apart, and accounts for every
+    row. Example: dpo collect-pairs rollouts.jsonl -o dpo_train.jsonl --min-margin 0.1
+    """
+    from pipeline.collect import collect_pairs
+    from schemas.terminal import progress
+
+    with progress("reading", total=_total_bytes(rollouts), unit="bytes") as advance:
+        collection = collect_pairs(rollouts, min_margin=min_margin, advance=advance)
+    if not as_json:
+        _print_attrition(collection)
+    if collection.attrition.pairs:
+        collection.write(output)
+    if as_json:
+        written = str(output) if collection.attrition.pairs else None
+        typer.echo(json.dumps({**collection.attrition.as_dict(), "output": written}))
+    if not collection.attrition.pairs:
+        raise DpoError(_why_no_pairs(collection, min_margin))
+    if not as_json:
+        typer.echo(f"wrote {collection.attrition.pairs:,} pairs to {output}", err=True)
+
+
+@app.command("validate")
+def validate_command(
+    files: Annotated[
+        list[Path], typer.Argument(help="Files of rollouts or preference pairs (JSONL).", show_default=False)
+    ],
+    max_findings: Annotated[
+        int, typer.Option(min=1, help="Findings to show for each file; all are counted.")
+    ] = MAX_FINDINGS,
+    as_json: AsJson = False,
+) -> None:
+    """Check each row of the files against the schema of what the file is.
+
+    Tells rollouts, BinaryPreference and Preference files by their keys; exits with 1 on any finding.
+    Example: dpo validate dpo_train.jsonl
+    """
+    from schemas.terminal import progress
+    from schemas.validation import validate_file
+
+    reports = []
+    with progress("checking", total=_total_bytes(files), unit="bytes") as advance:
+        for path in files:
+            reports.append(validate_file(path, max_findings=max_findings, advance=advance))
+    if as_json:
+        typer.echo(json.dumps({"files": [report.as_dict() for report in reports]}))
+    else:
+        for report in reports:
+            _print_report(report)
+    if any(report.num_findings for report in reports):
+        raise typer.Exit(1)
+
+
+@app.command("train")
+def train_command(
+    pairs: Annotated[Path, typer.Argument(help="Preference pairs (JSONL) to train on.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, such as dpo.seed=7.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Policy to start from: a folder or a hub name. Same as policy.model_name=."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New folder for the run. [default: runs/<time>]")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a policy with DPO on preference pairs.
+
+    Prints the folder of the trained policy on stdout. Also runs under accelerate launch and torchrun.
+    Example: dpo train dpo_train.jsonl --model data/samples/policy dpo.max_num_epochs=2
+    """
+    from trainer.preflight import preflight
+    from trainer.settings import resolve
+
+    config = resolve(overrides or [], train_data_path=pairs, model_name=model, output_dir=output)
+    preflight(config)
+    try:
+        from trainer.loop import train
+    except ModuleNotFoundError as error:
+        raise UsageError(f"dpo train needs {error.name}; install with: pip install 'dpo[train]'") from error
+    result = train(config)
+    if result is not None:
+        typer.echo(json.dumps(result.as_dict()) if as_json else str(result.policy_dir))
+
+
+def _total_bytes(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def _print_attrition(collection: "Collection") -> None:
+    from rich.table import Table
+
+    from pipeline.attrition import MEANING, Reason
+    from schemas.terminal import printable, stderr_console
+
+    attrition = collection.attrition
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rows", justify="right")
+    table.add_column("")
+    table.add_column("for example", overflow="fold")
+    table.add_row(f"{attrition.rows:,}", "read")
+    for reason in Reason:
+        if count := attrition.dropped[reason]:
+            example = printable(collection.first_drops.get(reason, ""))
+            table.add_row(f"-{count:,}", f"{reason}: {MEANING[reason]}", example)
+    table.add_row(f"{attrition.paired_rollouts:,}", "in pairs")
+    console = stderr_console()
+    console.print(table)
+    console.print(
+        f"{attrition.groups:,} prompts, {attrition.paired_groups:,} of them with pairs; {attrition.pairs:,} pairs"
+    )
+
+
+def _why_no_pairs(collection: "Collection", min_margin: float) -> str:
+    from pipeline.attrition import MEANING
+
+    attrition = collection.attrition
+    if not attrition.rows:
+        return "no pairs: the input has no rows"
+    reason, count = attrition.dropped.most_common(1)[0]
+    return (
+        f"no pairs with rewards {min_margin:g} or more apart, nothing written: {count:,} of {attrition.rows:,} "
+        f"rows are {reason} ({MEANING[reason]})"
+    )
+
+
+def _print_report(report: "FileReport") -> None:
+    from schemas.terminal import printable, stderr_console
+
+    console = stderr_console()
+    for finding in report.findings:
+        console.print(printable(str(finding)), soft_wrap=True)
+    if hidden := report.num_findings - len(report.findings):
+        console.print(f"… and {hidden:,} more findings (--max-findings shows more)")
+    kind = report.kind or "unknown kind"
+    verdict = f"{report.invalid_rows:,} of them invalid" if report.num_findings else "all valid"
+    console.print(printable(f"{report.path}: {report.rows:,} rows of {kind}, {verdict}"), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The preference pair, and how it is read from and written to files: the contract between the two halves."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import msgspec
+
+from schemas.atomic import atomic_writer
+from schemas.errors import DpoError, InputError
+from schemas.lines import LineError, decode_strict, read_lines
+from schemas.validation import Kind, detect_kind, row_findings
+
+MAX_PROBLEMS_SHOWN = 3
+
+
+class Message(TypedDict):
+    """One turn of a conversation in chat form."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreferencePair:
+    """Two responses to one prompt, the better one named: one record from disk to batch."""
+
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    source: str  # file:line
+    chosen_reward: float | None = None
+    rejected_reward: float | None = None
+
+
+def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None) -> list[PreferencePair]:
+    """Read a file of BinaryPreference or Preference rows, checked against their schema.
+
+    Raises:
+        InputError: the file can't be read, or a row is no preference pair; the first problems are named.
+        DpoError: the file has no rows.
+    """
+    pairs: list[PreferencePair] = []
+    problems: list[str] = []
+    num_bad_rows = 0
+    kind: Kind | None = None
+    for line in read_lines(path, advance):
+        try:
+            row = decode_strict(line.content)
+            kind = kind or detect_kind(row)
+            pairs.append(_pair(row, kind, source=f"{path}:{line.number}"))
+        except LineError as error:
+            num_bad_rows += 1
+            if len(problems) < MAX_PROBLEMS_SHOWN:
+                problems.append(f"{path}:{line.number}: {error}")
+    if problems:
+        listed = "\n  ".join(problems)
+        raise InputError(
+            f"{path}: {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs:\n  {listed}\n"
+            f"  see all of them with: dpo validate {path}"
+        )
+    if not pairs:
+        raise DpoError(f"{path}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {path}")
+    return pairs
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write rows as JSONL; the file is there whole or not at all.
+
+    Raises:
+        DpoError: the file can't be written.
+    """
+    encoder = msgspec.json.Encoder()
+    with atomic_writer(path) as stream:
+        for row in rows:
+            stream.write(encoder.encode(row) + b"\n")
+
+
+def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
+    if kind is Kind.ROLLOUT:
+        raise LineError("a rollout, not a pair; make pairs of the file first with: dpo collect-pairs")
+    for pointer, got, expected in row_findings(row, kind):
+        raise LineError(f"{pointer or '(row)'}: got {got}, expected {expected}")
+    assert isinstance(row, dict)
+    return _from_binary(row, source) if kind is Kind.BINARY_PREFERENCE else _from_ranked(row, source)
+
+
+def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
+    prompt = row["prompt"]
+    return PreferencePair(
+        prompt=(Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt),
+        chosen=(Message(role="assistant", content=row["chosen"]),),
+        rejected=(Message(role="assistant", content=row["rejected"]),),
+        source=source,
+        chosen_reward=row.get("chosen_reward"),
+        rejected_reward=row.get("rejected_reward"),
+    )
+
+
+def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
+    better, worse = sorted(row["completions"], key=lambda completion: float(completion["rank"]))
+    if better["rank"] == worse["rank"]:
+        raise LineError(f"both completions have rank {better['rank']}: neither is preferred; drop the row")
+    for completion in (better, worse):
+        roles = [message["role"] for message in completion["completion"]]
+        if roles != ["assistant"]:
+            raise LineError(f"a completion of roles {roles}: only a single assistant message can be trained on yet")
+    return PreferencePair(
+        prompt=tuple(row["context"]),
+        chosen=tuple(better["completion"]),
+        rejected=tuple(worse["completion"]),
+        source=source,
+        chosen_reward=better.get("reward"),
+        rejected_reward=worse.get("reward"),
+    )

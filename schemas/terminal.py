@@ -1,0 +1,69 @@
+"""How every stage writes for people: on stderr, with foreign text made harmless.
+
+Data and machine-readable output belong to stdout; what these functions make goes to stderr.
+"""
+
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+
+MAX_EXCERPT = 60
+
+
+class Advance(Protocol):
+    """Reports that `amount` more of the work is done."""
+
+    def __call__(self, amount: int) -> None: ...
+
+
+def stderr_console() -> Console:
+    """Make a console on stderr that never reads markup, emoji codes or highlights in the text it is given."""
+    width = None if sys.stderr.isatty() else 110
+    return Console(stderr=True, markup=False, emoji=False, highlight=False, width=width)
+
+
+def printable(text: str) -> str:
+    """Replace control, escape and bidirectional characters, which could drive the reader's terminal."""
+    return "".join(
+        char if char == " " or unicodedata.category(char)[0] not in "CZ" else _escaped(char) for char in text
+    )
+
+
+def excerpt(value: object) -> str:
+    """Show a foreign value in at most `MAX_EXCERPT` harmless characters."""
+    text = printable(repr(value) if isinstance(value, str) else str(value))
+    return text if len(text) <= MAX_EXCERPT else text[: MAX_EXCERPT - 1] + "…"
+
+
+@contextmanager
+def progress(description: str, *, total: int | None, unit: str, shown: bool = True) -> Iterator[Advance]:
+    """Show a progress bar on stderr while the block runs; nothing where stderr is not a terminal."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda amount: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    rate = TextColumn("{task.fields[rate]}")
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        rate,
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=stderr_console(), transient=True) as bar:
+        task = bar.add_task(description, total=total, rate="")
+
+        def advance(amount: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, advance=amount, rate="" if speed is None else f"{speed:,.0f} {unit}/s")
+
+        yield advance
+
+
+def _escaped(char: str) -> str:
+    return " " if unicodedata.category(char) == "Zs" else char.encode("unicode_escape").decode("ascii")

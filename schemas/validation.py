@@ -1,0 +1,178 @@
+"""Checking each row of a file against the JSON Schema of what the file is.
+
+A file's kind is that of its first row that has the keys of one; each later row is then held to that kind.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import jsonschema_rs
+
+from schemas.lines import Line, LineError, decode_strict, read_lines
+from schemas.terminal import excerpt
+
+
+class Kind(StrEnum):
+    """What a file's rows are; the value is the name of their schema."""
+
+    ROLLOUT = "rollout"
+    BINARY_PREFERENCE = "binary_preference"
+    PREFERENCE = "preference"
+
+
+KEYS_OF_KIND = {
+    Kind.ROLLOUT: ({"responses_create_params"}, {"response"}),
+    Kind.PREFERENCE: ({"completions"}, {"context"}),
+    Kind.BINARY_PREFERENCE: ({"chosen"}, {"rejected"}, {"prompt"}),
+}
+"""A row is of the first kind of which it has all keys of one of the sets."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with one row."""
+
+    path: str
+    line: int
+    pointer: str  # JSON pointer (RFC 6901) into the row; "" is the row itself
+    got: str
+    expected: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}:{self.line}" if self.line else self.path
+        return f"{where}: {self.pointer or '(row)'}: got {self.got}, expected {self.expected}"
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What checking one file gave. `findings` holds the first of `num_findings`."""
+
+    path: str
+    kind: Kind | None
+    rows: int
+    invalid_rows: int
+    num_findings: int
+    findings: tuple[Finding, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the report as JSON types."""
+        return {**asdict(self), "findings": [asdict(finding) for finding in self.findings]}
+
+
+@cache
+def schema_of(kind: Kind) -> dict[str, object]:
+    """Read the JSON Schema of a kind of row."""
+    text = resources.files("schemas").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, object] = json.loads(text)
+    return schema
+
+
+@cache
+def validator_of(kind: Kind) -> jsonschema_rs.Draft202012Validator:
+    """Build the validator of a kind of row, once."""
+    return jsonschema_rs.Draft202012Validator(schema_of(kind))
+
+
+def validate_file(
+    path: Path,
+    *,
+    max_findings: int,
+    advance: Callable[[int], None] = lambda amount: None,
+) -> FileReport:
+    """Check each row of a file; keep the first `max_findings` findings and count the rest.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    kind: Kind | None = None
+    kept: list[Finding] = []
+    rows = invalid_rows = num_findings = 0
+    for line in read_lines(path, advance):
+        rows += 1
+        value, problem = _decoded(line)
+        kind = kind or detect_kind(value)
+        found = [problem] if problem else list(row_findings(value, kind))
+        invalid_rows += bool(found)
+        num_findings += len(found)
+        room = max(0, max_findings - len(kept))
+        kept += [Finding(str(path), line.number, *details) for details in found[:room]]
+    if rows == 0:
+        num_findings = 1
+        kept = [Finding(str(path), 0, "", "an empty file", "at least one row")]
+    return FileReport(str(path), kind, rows, invalid_rows, num_findings, tuple(kept))
+
+
+def detect_kind(row: object) -> Kind | None:
+    """Tell what a row is from its keys."""
+    if not isinstance(row, dict):
+        return None
+    for kind, key_sets in KEYS_OF_KIND.items():
+        if any(keys <= row.keys() for keys in key_sets):
+            return kind
+    return None
+
+
+Details = tuple[str, str, str]
+"""JSON pointer, what was got, what was expected."""
+
+
+def row_findings(row: object, kind: Kind | None) -> Iterator[Details]:
+    """Yield what is wrong with a decoded row."""
+    if kind is None:
+        yield "", _shape(row), "a rollout, a BinaryPreference row or a Preference row"
+        return
+    for error in validator_of(kind).iter_errors(row):
+        pointer = "".join(f"/{_pointer_part(part)}" for part in error.instance_path)
+        yield pointer, _shape(error.instance), _expectation(error)
+
+
+def _decoded(line: Line) -> tuple[object, Details | None]:
+    try:
+        return decode_strict(line.content), None
+    except LineError as error:
+        return None, ("", f"no valid JSON ({error})", "one JSON object on the line")
+
+
+def _pointer_part(part: str | int) -> str:
+    return excerpt(str(part).replace("~", "~0").replace("/", "~1")).strip("'")
+
+
+def _shape(value: object) -> str:
+    """Describe a value so that a reader can find it: scalars as they are, the rest by kind and size."""
+    if isinstance(value, dict):
+        return f"an object with keys {excerpt(', '.join(value)) if value else '(none)'}"
+    if isinstance(value, list):
+        return f"an array of {len(value)}"
+    if isinstance(value, str):
+        return excerpt(value) if value else "an empty string"
+    return excerpt(json.dumps(value))
+
+
+def _expectation(error: jsonschema_rs.ValidationError) -> str:
+    """Say in words what the violated keyword asks for."""
+    keyword, value = error.kind.name, error.kind.value
+    match keyword:
+        case "required":
+            return f"a key {excerpt(value)}"
+        case "type":
+            return " or ".join(value) if isinstance(value, list) else str(value)
+        case "enum":
+            return "one of " + ", ".join(map(str, value))
+        case "minLength" | "minItems":
+            return f"a length of at least {value}"
+        case "maxLength" | "maxItems":
+            return f"a length of at most {value}"
+        case "falseSchema":
+            return "no such key (NeMo RL adds it itself and fails where it is there already)"
+        case _:
+            return printable_message(error)
+
+
+def printable_message(error: jsonschema_rs.ValidationError) -> str:
+    """Fall back to the library's own words."""
+    return excerpt(error.message).strip("'")

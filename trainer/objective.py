@@ -1,0 +1,93 @@
+"""What training minimises: preference and SFT term of each pair, and the metrics that go with them.
+
+Legend: `S` distinct responses, `B` pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.logps import ResponseLogps
+from trainer.losses import PairValues, accuracy, log_ratios, of_pairs, sft_loss, sigmoid_loss
+
+METRICS = (
+    "loss",
+    "preference_loss",
+    "sft_loss",
+    "accuracy",
+    "rewards_chosen_mean",
+    "rewards_rejected_mean",
+    "margin_mean",
+    "logps_chosen_mean",
+    "logps_rejected_mean",
+)
+"""Means over pairs. Rewards are log-ratios without beta, as in NeMo RL; the margin has beta, as TRL's."""
+
+
+@dataclass(frozen=True)
+class PairTerms:
+    """The terms of some pairs, each (B,)."""
+
+    loss: Tensor
+    preference: Tensor
+    sft: Tensor
+    ratios: PairValues  # log(policy / reference) of each side
+    logps: PairValues  # log policy of each side
+    beta: float
+
+    def metric_sums(self) -> Tensor:
+        """Sum each metric over the pairs, in the order of `METRICS`: (len(METRICS),), without gradient."""
+        margins = self.beta * (self.ratios.chosen - self.ratios.rejected)
+        values = (
+            self.loss,
+            self.preference,
+            self.sft,
+            accuracy(self.ratios),
+            *self.ratios,
+            margins,
+            *self.logps,
+        )
+        return torch.stack([value.detach().float().sum() for value in values])
+
+
+def pair_terms(
+    policy: ResponseLogps,
+    reference: ResponseLogps,
+    *,
+    chosen: Tensor,
+    rejected: Tensor,
+    beta: float,
+    preference_weight: float,
+    sft_weight: float,
+    average_preference: bool,
+    average_sft: bool,
+) -> PairTerms:
+    """Compute the terms of pairs from the log-probs of their responses.
+
+    `chosen` and `rejected` (B,) are positions among the responses (S,). The SFT term is 0 where its weight is.
+    """
+    logps = policy.sums  # (S,)
+    ratios = of_pairs(
+        log_ratios(
+            policy_logps=logps,
+            reference_logps=reference.sums,
+            num_tokens=policy.num_tokens if average_preference else None,
+        ),
+        chosen=chosen,
+        rejected=rejected,
+    )
+    preference = sigmoid_loss(ratios, beta=beta)
+    if sft_weight:
+        num_tokens = policy.num_tokens if average_sft else None
+        sft = sft_loss(policy_logps=logps, chosen=chosen, num_tokens=num_tokens)
+    else:
+        sft = torch.zeros_like(preference)
+    return PairTerms(
+        loss=preference_weight * preference + sft_weight * sft,
+        preference=preference,
+        sft=sft,
+        ratios=ratios,
+        logps=of_pairs(logps, chosen=chosen, rejected=rejected),
+        beta=beta,
+    )

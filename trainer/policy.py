@@ -1,0 +1,78 @@
+"""Loading the start policy and its tokenizer."""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from schemas.errors import InputError, UsageError
+from trainer.preflight import MODEL_REMEDY
+
+HUB_TIMEOUT_SECONDS = 10
+
+
+def load_policy(name: str) -> tuple[Any, Any]:
+    """Load model and tokenizer in float32, with every dropout off.
+
+    Raises:
+        InputError: there is no such model, or it is not whole.
+        UsageError: the tokenizer belongs to another model.
+    """
+    if Path(name).is_dir() or not sys.stderr.isatty():  # a download's bar is welcome, the others are noise
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    _refuse_unreachable(name)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    except Exception as error:  # the hub, the file system, safetensors and remote-code checks each raise their own
+        raise InputError(f"model {name}: can't be loaded: {_first_sentence(error)}; {MODEL_REMEDY}") from error
+    model, loading = loaded
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise InputError(f"model {name}: weights are missing ({missing}, …); they would be random")
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise UsageError(
+            f"model {name}: its tokenizer has {len(tokenizer)} tokens, the model {num_embeddings}: they don't belong "
+            "together"
+        )
+    disable_dropout(model)
+    return model, tokenizer
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Turn off every dropout: policy and reference must differ by their weights alone."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for attribute, value in vars(module).items():
+            if "dropout" in attribute and isinstance(value, float):
+                setattr(module, attribute, 0.0)
+
+
+def _refuse_unreachable(name: str) -> None:
+    """Ask the hub once whether it has the model, before the loader asks it many times."""
+    if Path(name).is_dir() or try_to_load_from_cache(name, "config.json"):
+        return
+    try:
+        HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        raise InputError(
+            f"model {name}: the hub has no such model, or not for you (hf auth login); {MODEL_REMEDY}"
+        ) from error
+    except Exception as error:  # each layer below the hub's client raises its own
+        raise InputError(
+            f"model {name}: no such folder, and the hub can't be asked: {_first_sentence(error)}; {MODEL_REMEDY}"
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+    return re.split(r"(?<=[a-z\)'])\. ", text, maxsplit=1)[0].rstrip(".")

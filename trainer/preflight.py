@@ -1,0 +1,49 @@
+"""What can be told to be wrong in an instant, before torch is loaded."""
+
+import os
+from pathlib import Path
+
+from schemas.errors import InputError, UsageError
+from schemas.lines import open_input
+from trainer.config import TrainConfig
+
+MODEL_REMEDY = "name a local folder or another hub name with --model"
+
+
+def preflight(config: TrainConfig) -> None:
+    """Look at the paths of a run: pairs, model folder, run folder.
+
+    Raises:
+        InputError: there are no pairs or no model where the configuration says.
+        UsageError: the run folder is in use.
+    """
+    with open_input(config.data.train.data_path):
+        pass
+    refuse_missing_folder(config.policy.model_name)
+    if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
+        refuse_used_folder(config.output_dir)
+
+
+def refuse_missing_folder(model_name: str) -> None:
+    """Tell a mistyped path at once, instead of asking the hub for it.
+
+    Raises:
+        InputError: the name is a path where no model is.
+    """
+    path = Path(model_name)
+    is_path = model_name.startswith((".", "~", os.sep)) or model_name.count("/") > 1
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise InputError(f"model {model_name}: the folder has no config.json, so no model; {MODEL_REMEDY}")
+    elif is_path or path.exists():
+        raise InputError(f"model {model_name}: no such folder; {MODEL_REMEDY}")
+
+
+def refuse_used_folder(path: Path) -> None:
+    """Keep an earlier run from being mixed with or replaced by this one.
+
+    Raises:
+        UsageError: the path is taken by a file, or by a folder that holds something.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path}: exists and is not empty; name a new folder with -o")

@@ -1,0 +1,64 @@
+"""The folder of a run: train_config.json, metrics.jsonl and, at the end, policy/."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import DpoError
+from trainer.config import TrainConfig
+
+CONFIG_FILE = "train_config.json"
+METRICS_FILE = "metrics.jsonl"
+POLICY_FOLDER = "policy"
+
+
+class RunFolder:
+    """Where a run writes; on all processes but the main one it writes nothing."""
+
+    def __init__(self, path: Path, *, writes: bool) -> None:
+        self.path = path
+        self.writes = writes
+
+    @property
+    def policy_dir(self) -> Path:
+        """Where the trained policy goes."""
+        return self.path / POLICY_FOLDER
+
+    def create(self, config: TrainConfig) -> None:
+        """Make the folder and write the configuration.
+
+        Raises:
+            DpoError: it can't be made.
+        """
+        if not self.writes:
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write_config(config, self.path)
+        except OSError as error:
+            raise DpoError(f"{self.path}: can't be written: {error.strerror or error}") from error
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Append a line to metrics.jsonl."""
+        if self.writes:
+            with (self.path / METRICS_FILE).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(metrics) + "\n")
+
+    def save_policy(self, model: Any, tokenizer: Any, state_dict: dict[str, Any], config: TrainConfig) -> None:
+        """Write the folder that `from_pretrained` loads, with the run's configuration; whole or not at all.
+
+        Raises:
+            DpoError: it can't be written.
+        """
+        unfinished = self.policy_dir.with_name(f".{POLICY_FOLDER}.unfinished")
+        try:
+            model.save_pretrained(unfinished, state_dict=state_dict)
+            tokenizer.save_pretrained(unfinished)
+            _write_config(config, unfinished)
+            unfinished.replace(self.policy_dir)
+        except OSError as error:
+            raise DpoError(f"{self.policy_dir}: can't be written: {error.strerror or error}") from error
+
+
+def _write_config(config: TrainConfig, folder: Path) -> None:
+    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")

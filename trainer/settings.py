@@ -1,0 +1,123 @@
+"""From the command line to a `TrainConfig`: `dotted.key=value` settings, every error at once.
+
+A value is read as JSON where it is JSON (3, true, [0.9, 0.98]), else as text. Later settings win.
+"""
+
+import difflib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.errors import UsageError
+from schemas.terminal import excerpt
+from trainer.config import TrainConfig
+
+RUNS_FOLDER = Path("runs")
+
+USUAL_NAMES = {
+    "batch_size": "policy.train_global_batch_size",
+    "beta": "dpo.reference_policy_kl_penalty",
+    "epochs": "dpo.max_num_epochs",
+    "learning_rate": "policy.optimizer.lr",
+    "max_length": "policy.max_total_sequence_length",
+    "max_steps": "dpo.max_num_steps",
+    "model": "policy.model_name",
+    "num_epochs": "dpo.max_num_epochs",
+}
+"""Names that other trainers use, and ours."""
+
+
+def resolve(
+    overrides: Sequence[str],
+    *,
+    train_data_path: Path,
+    model_name: str | None = None,
+    output_dir: Path | None = None,
+) -> TrainConfig:
+    """Make the configuration of a run from the command line.
+
+    Raises:
+        UsageError: unknown keys, wrong values or a setting given twice; all of them are named.
+    """
+    options = {"data.train.data_path": str(train_data_path)}
+    if model_name is not None:
+        options["policy.model_name"] = model_name
+    if output_dir is not None:
+        options["output_dir"] = str(output_dir)
+    settings, problems = _parse(overrides)
+    problems += [f"{key}: given as an option and as {key}=; give one" for key in options if key in settings]
+    settings = {"output_dir": str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")), **settings, **options}
+    tree: dict[str, Any] = {}
+    for key, value in settings.items():
+        problem = _place(tree, key.split("."), value)
+        problems += [problem] if problem else []
+    try:
+        config = TrainConfig.model_validate(tree)
+    except ValidationError as error:
+        problems += [_explain(details) for details in error.errors()]
+    if problems:
+        raise UsageError("wrong settings:\n  " + "\n  ".join(problems))
+    return config
+
+
+def option_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
+    """Yield every dotted key of the configuration."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from option_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _parse(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    settings: dict[str, object] = {}
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(f"{excerpt(override)}: not of the form key=value")
+        else:
+            settings[key] = _value(text)
+    return settings, problems
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _place(tree: dict[str, Any], parts: list[str], value: object) -> str | None:
+    """Put a value at its dotted place; say so where something else stands in the way."""
+    for part in parts[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            return f"{'.'.join(parts)}: {part} has a value already"
+    tree[parts[-1]] = value
+    return None
+
+
+def _explain(details: Any) -> str:
+    key = ".".join(map(str, details["loc"]))
+    if details["type"] == "extra_forbidden":
+        nearest = _nearest_key(key)
+        return f"{key}: no such setting" + (f"; did you mean {nearest}?" if nearest else "")
+    return f"{key}={excerpt(details['input'])}: {details['msg']}"
+
+
+def _nearest_key(key: str) -> str | None:
+    """Find the key that was probably meant: by the field's usual names, by the whole key, by its last part."""
+    leaf = key.rpartition(".")[2]
+    by_leaf = {known.rpartition(".")[2]: known for known in option_keys()} | USUAL_NAMES
+    if leaf in by_leaf:
+        return by_leaf[leaf]
+    for near in difflib.get_close_matches(key, list(option_keys()), n=1):
+        return near
+    for near in difflib.get_close_matches(leaf, list(by_leaf), n=1):
+        return by_leaf[near]
+    return None
