@@ -5,15 +5,19 @@ imports no torch, so that a wrong configuration is told before anything heavy lo
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+
+DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are refused, values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DpoSection(Section):
@@ -44,7 +48,7 @@ class OptimizerSection(Section):
     """Highest learning rate."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay, on all parameters."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[DecayRate, DecayRate] = (0.9, 0.98)
     """Decay rates of the two moments."""
     eps: PositiveFloat = 1e-5
     """Added to the root of the second moment."""
@@ -55,7 +59,7 @@ class SchedulerSection(Section):
 
     name: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     """Shape after the warm-up."""
-    warmup_ratio: float = Field(default=0.1, ge=0.0, le=1.0)
+    warmup_ratio: Share = 0.1
     """Share of the steps in which the rate rises from 0."""
 
 

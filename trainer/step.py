@@ -96,7 +96,7 @@ def check_start(preference_loss: float, *, beta: float, precision: str) -> None:
         DpoError: it is something else, so the log-probs of one of them are wrong.
     """
     tolerance = START_TOLERANCE[precision] * max(1.0, beta)
-    if abs(preference_loss - START_LOSS) > tolerance:
+    if not abs(preference_loss - START_LOSS) <= tolerance:  # so that NaN fails too
         raise DpoError(
             f"the preference loss of step 1 is {preference_loss:.8f}, expected ln 2 = {START_LOSS:.8f} within "
             f"{tolerance:g} ({precision}): the policy's log-probs differ from the reference's though their weights "

@@ -1,0 +1,85 @@
+"""Two processes against one, over gloo on the CPU: the same pairs in the same steps give the same weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from schemas.preference import write_rows
+from tests.tiny_models import save_tiny_policy
+
+REPOSITORY = Path(__file__).parents[1]
+
+# 5 steps of 8 pairs in micro-batches of 2: accumulation 4 on one process, 2 on two
+SETTINGS = [
+    "policy.train_global_batch_size=8",
+    "policy.train_micro_batch_size=2",
+    "policy.optimizer.lr=1e-3",
+    "policy.optimizer.eps=1e-3",  # so that Adam does not blow rounding errors of tiny gradients up to whole steps
+    "policy.max_grad_norm=0.5",
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = [
+        {"prompt": f"Question {prompt}", "chosen": "yes" * (chosen + 1), "rejected": "no" * (rejected + 1)}
+        for prompt in range(6)
+        for chosen in range(2)
+        for rejected in range(3)
+    ]
+    write_rows(tmp_path / "pairs.jsonl", rows)  # 36 pairs: four steps of 8 and one of 4, in which processes run dry
+    save_tiny_policy(tmp_path / "policy")
+    return tmp_path
+
+
+def train(folder: Path, output: str, *launcher: str, num_processes: int, settings: tuple[str, ...] = ()) -> Path:
+    command = [sys.executable, "-m", *launcher, "cli", "train", "pairs.jsonl", "--model", "policy", "-o", output]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_CPU"] = "true"
+    result = subprocess.run(
+        [*command, *SETTINGS, *settings], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"{num_processes} process" in result.stderr
+    assert result.stdout.strip() == f"{output}/policy"
+    return folder / output
+
+
+def launch(num_processes: int) -> tuple[str, ...]:
+    return ("torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_processes", [2, 3])
+def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int) -> None:
+    alone = train(folder, "alone", num_processes=1)
+    together = train(folder, "together", *launch(num_processes), num_processes=num_processes)
+    expected = load_file(alone / "policy" / "model.safetensors")
+    found = load_file(together / "policy" / "model.safetensors")
+    start = load_file(folder / "policy" / "model.safetensors")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
+    assert max((expected[name] - start[name]).abs().max() for name in start if name in expected) > 1e-3
+    lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (alone, together)]
+    assert len(lines[0]) == 5
+    for one, two in zip(*(map(json.loads, run) for run in lines), strict=True):
+        for name in one.keys() - {"train/step_seconds", "train/accuracy"}:  # rounding decides accuracy at step 1
+            assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_ends_the_run(folder: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", *launch(2), "cli", "train", "missing.jsonl", "--model", "policy", "-o", "run"]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode != 0
+    assert "dpo: error: missing.jsonl: no such file" in result.stderr
+    assert "fault of dpo" not in result.stderr
+    assert not (folder / "run").exists()

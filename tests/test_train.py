@@ -1,0 +1,255 @@
+"""Training end to end on a random model: what a run leaves, what stops it, and that its numbers are right."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from schemas.errors import DpoError, InputError, UsageError
+from schemas.preference import write_rows
+from tests.tiny_models import byte_tokenizer, save_tiny_policy, tiny_qwen3
+from trainer.batch import sequences_of
+from trainer.config import TrainConfig
+from trainer.logps import response_logps
+from trainer.loop import RunResult, train
+from trainer.policy import disable_dropout, load_policy
+from trainer.reference import compute_reference
+from trainer.settings import resolve
+from trainer.step import check_start
+from trainer.tokenize import TokenizedGroup
+
+LN_2 = math.log(2)
+
+ROWS = [
+    {"prompt": f"Question {prompt}?", "chosen": f"yes {chosen}", "rejected": "no, never" + "!" * rejected}
+    for prompt in range(4)
+    for chosen in range(2)
+    for rejected in range(3)
+]
+"""Four prompts of five responses: 24 pairs of 20 distinct responses; the longest takes 30 + 12 tokens."""
+
+
+@pytest.fixture(scope="session")
+def policy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_policy(tmp_path_factory.mktemp("policy"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps the precision of a process; a command line never changes it, these tests do."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="session")
+def usual_run(policy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that others are compared with."""
+    folder = tmp_path_factory.mktemp("usual")
+    write_rows(folder / "pairs.jsonl", ROWS)
+    run(folder / "pairs.jsonl", policy_folder, folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def pairs_file(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "pairs.jsonl", ROWS)
+    return tmp_path / "pairs.jsonl"
+
+
+def run(pairs: Path, policy: Path, output: Path, *overrides: str) -> RunResult:
+    usual = ("policy.train_global_batch_size=8", "policy.train_micro_batch_size=4", "policy.optimizer.lr=1e-3")
+    config = resolve([*usual, *overrides], train_data_path=pairs, model_name=str(policy), output_dir=output)
+    result = train(config)
+    assert result is not None
+    return result
+
+
+def metrics_of(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights_of(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "policy" / "model.safetensors")
+
+
+def test_a_run_leaves_policy_tokenizer_configuration_and_metrics(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path
+) -> None:
+    result = run(pairs_file, policy_folder, tmp_path / "run", "dpo.max_num_epochs=2")
+    assert (result.steps, result.pairs, result.policy_dir) == (6, 24, tmp_path / "run" / "policy")
+    model = AutoModelForCausalLM.from_pretrained(result.policy_dir)
+    tokenizer = AutoTokenizer.from_pretrained(result.policy_dir)
+    assert tokenizer("yes")["input_ids"] == byte_tokenizer()("yes")["input_ids"]
+    assert tokenizer.chat_template == byte_tokenizer().chat_template
+    assert model.config.model_type == "qwen3"
+    for folder in (tmp_path / "run", result.policy_dir):
+        config = TrainConfig.model_validate_json((folder / "train_config.json").read_text())
+        assert config.policy.precision == "float32"  # auto is resolved
+    lines = metrics_of(tmp_path / "run")
+    assert [(line["step"], line["epoch"]) for line in lines] == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+    assert lines[0]["train/preference_loss"] == pytest.approx(LN_2, abs=1e-5)
+    assert lines[-1]["train/preference_loss"] < 0.6
+    assert lines[-1]["train/accuracy"] > 0.9
+    assert not list(tmp_path.glob("run/.*"))
+
+
+def test_the_same_command_gives_the_same_weights(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    run(pairs_file, policy_folder, tmp_path / "a")
+    run(pairs_file, policy_folder, tmp_path / "b")
+    assert all(
+        torch.equal(value, weights_of(tmp_path / "b")[name]) for name, value in weights_of(tmp_path / "a").items()
+    )
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
+def test_micro_batches_change_nothing_but_rounding(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, micro_batch_size: int
+) -> None:
+    run(pairs_file, policy_folder, tmp_path / "a", "policy.optimizer.eps=1e-3")
+    micro = f"policy.train_micro_batch_size={micro_batch_size}"
+    run(pairs_file, policy_folder, tmp_path / "b", "policy.optimizer.eps=1e-3", micro)
+    for name, value in weights_of(tmp_path / "a").items():
+        torch.testing.assert_close(value, weights_of(tmp_path / "b")[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "dpo.seed=7",
+        "dpo.max_num_epochs=2",
+        "dpo.max_num_steps=2",
+        "dpo.reference_policy_kl_penalty=0.5",
+        "dpo.preference_loss_weight=0.5",
+        "dpo.sft_loss_weight=0.5",
+        "dpo.preference_average_log_probs=true",
+        "policy.train_global_batch_size=6",
+        "policy.max_total_sequence_length=41",
+        "policy.precision=bfloat16",
+        "policy.max_grad_norm=0.01",
+        "policy.optimizer.lr=1e-4",
+        "policy.optimizer.weight_decay=0.5",
+        "policy.optimizer.betas=[0.5,0.6]",
+        "policy.optimizer.eps=0.1",
+        "policy.scheduler.name=cosine",
+        "policy.scheduler.warmup_ratio=0.9",
+    ],
+)
+def test_each_option_changes_the_weights(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, usual_run: Path, override: str
+) -> None:
+    run(pairs_file, policy_folder, tmp_path / "changed", override)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(weights_of(usual_run)[name], weights_of(tmp_path / "changed")[name])
+
+
+def test_averaging_the_sft_term_changes_it(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    for name, average in (("a", "false"), ("b", "true")):
+        sft = ("dpo.sft_loss_weight=1", f"dpo.sft_average_log_probs={average}")
+        run(pairs_file, policy_folder, tmp_path / name, *sft, "dpo.max_num_steps=1")
+    summed, averaged = metrics_of(tmp_path / "a")[0], metrics_of(tmp_path / "b")[0]
+    assert averaged["train/sft_loss"] == pytest.approx(summed["train/sft_loss"] / 6, rel=1e-4)  # "yes 0" and its end
+    assert summed["train/loss"] == pytest.approx(summed["train/preference_loss"] + summed["train/sft_loss"])
+
+
+def test_the_schedule_wastes_no_step(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    run(pairs_file, policy_folder, tmp_path / "run", "policy.scheduler.warmup_ratio=0.5", "dpo.max_num_epochs=2")
+    rates = [line["train/lr"] for line in metrics_of(tmp_path / "run")]
+    assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 0.75e-3, 0.5e-3, 0.25e-3])  # 3 up, 4 down, none at 0
+
+
+def test_reference_equals_the_live_policy_for_each_response(policy_folder: Path) -> None:
+    model, _ = load_policy(str(policy_folder))
+    groups = [TokenizedGroup((1, 2, 3), ((4, 5, 256), (6, 256), (7,)), ()), TokenizedGroup((8,), ((9, 10),), ())]
+    reference = compute_reference(model, groups, Accelerator(), batch_size=3)
+    for group, members in enumerate(groups):
+        for position in range(len(members.responses)):
+            alone = response_logps(model, sequences_of([(group, position)], groups)).tokens
+            cached = reference.of([(group, position)], torch.device("cpu"))
+            torch.testing.assert_close(cached.tokens, alone.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_logps_are_those_of_a_plain_softmax() -> None:
+    model = tiny_qwen3()
+    groups = [TokenizedGroup((1, 2, 3), ((4, 5), (6, 7, 8, 9)), ())]
+    by_hand: list[float] = []
+    with torch.no_grad():
+        logps = response_logps(model, sequences_of([(0, 0), (0, 1)], groups))
+        for response in groups[0].responses:
+            probabilities = torch.softmax(model(torch.tensor([[1, 2, 3, *response]])).logits[0].double(), dim=-1)
+            by_hand += [math.log(probabilities[2 + place, token]) for place, token in enumerate(response)]
+    assert logps.tokens.tolist() == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_dropout_is_off(tmp_path: Path) -> None:
+    folder = save_tiny_policy(tmp_path / "model", attention_dropout=0.5)
+    model, _ = load_policy(str(folder))
+    model.train()
+    ids = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert model.config.attention_dropout == 0.5  # what is saved with the policy stays as it was
+
+
+def test_dropout_modules_are_turned_off() -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.5))
+    disable_dropout(module)
+    assert module(torch.ones(1, 2)).count_nonzero() == 2
+
+
+def test_a_first_loss_that_is_not_ln_2_stops_the_run() -> None:
+    check_start(LN_2 + 9e-6, beta=0.1, precision="float32")
+    check_start(LN_2 + 1e-2, beta=0.1, precision="bfloat16")
+    with pytest.raises(DpoError, match=r"preference loss of step 1 is 0\.69316.*expected ln 2 = 0\.69314718"):
+        check_start(LN_2 + 2e-5, beta=0.1, precision="float32")
+    with pytest.raises(DpoError):
+        check_start(math.nan, beta=0.1, precision="float32")
+
+
+def test_a_policy_that_is_not_its_own_reference_stops_the_run(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noisy(model: Any) -> None:
+        model.register_forward_pre_hook(
+            lambda module, inputs: [p.data.mul_(1.001) for p in module.parameters()] and None
+        )
+
+    monkeypatch.setattr("trainer.policy.disable_dropout", noisy)
+    with pytest.raises(DpoError, match="ln 2"):
+        run(pairs_file, policy_folder, tmp_path / "run")
+    assert not (tmp_path / "run" / "policy").exists()
+
+
+def test_not_a_number_stops_the_run_and_names_the_rows(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    """The embedding of one byte is NaN, and one response has that byte: all pairs with that response are named."""
+    rows = [dict(row) for row in ROWS]
+    rows[4]["rejected"] = "~"
+    write_rows(pairs_file, rows)
+    folder = save_tiny_policy(tmp_path / "broken", tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][byte_tokenizer()("~")["input_ids"][0]] = math.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DpoError, match=r"not finite for the pairs .*pairs\.jsonl:5;") as caught:
+        run(pairs_file, folder, tmp_path / "run", "policy.train_global_batch_size=24")
+    assert str(caught.value).count("pairs.jsonl:") == 1
+
+
+def test_missing_weights_are_refused(pairs_file: Path, tmp_path: Path) -> None:
+    folder = save_tiny_policy(tmp_path / "half")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"weights are missing \(model\.layers\.1\.mlp\.up_proj\.weight"):
+        run(pairs_file, folder, tmp_path / "run")
+
+
+def test_a_tokenizer_of_another_model_is_refused(pairs_file: Path, tmp_path: Path) -> None:
+    folder = save_tiny_policy(tmp_path / "small", vocab_size=100, eos_token_id=1, pad_token_id=2)
+    with pytest.raises(UsageError, match="its tokenizer has 259 tokens, the model 100"):
+        run(pairs_file, folder, tmp_path / "run")
