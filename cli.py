@@ -196,18 +196,20 @@ def _print_attrition(collection: "Collection") -> None:
     from schemas.terminal import printable, stderr_console
 
     attrition = collection.attrition
-    table = Table(box=None, pad_edge=False)
-    table.add_column("rows", justify="right")
-    table.add_column("")
-    table.add_column("for example", overflow="fold")
-    table.add_row(f"{attrition.rows:,}", "read")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_row(f"{attrition.rows:,}", "rows read")
     for reason in Reason:
         if count := attrition.dropped[reason]:
-            example = printable(collection.first_drops.get(reason, ""))
-            table.add_row(f"-{count:,}", f"{reason}: {MEANING[reason]}", example)
-    table.add_row(f"{attrition.paired_rollouts:,}", "in pairs")
+            table.add_row(f"-{count:,}", reason, MEANING[reason])
+    table.add_row(f"{attrition.paired_rollouts:,}", "rows in pairs")
     console = stderr_console()
     console.print(table)
+    for reason in Reason:
+        if example := collection.first_drops.get(reason):
+            console.print(printable(f"{reason}, for example {example}"), soft_wrap=True)
     console.print(
         f"{attrition.groups:,} prompts, {attrition.paired_groups:,} of them with pairs; {attrition.pairs:,} pairs"
     )

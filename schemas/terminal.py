@@ -34,8 +34,13 @@ def printable(text: str) -> str:
 
 
 def excerpt(value: object) -> str:
-    """Show a foreign value in at most `MAX_EXCERPT` harmless characters."""
-    text = printable(repr(value) if isinstance(value, str) else str(value))
+    """Show a foreign value, text in quotes, in at most `MAX_EXCERPT` harmless characters."""
+    return bare_excerpt(repr(value) if isinstance(value, str) else str(value))
+
+
+def bare_excerpt(text: str) -> str:
+    """Show foreign text, without quotes, in at most `MAX_EXCERPT` harmless characters."""
+    text = printable(text[: MAX_EXCERPT + 1])
     return text if len(text) <= MAX_EXCERPT else text[: MAX_EXCERPT - 1] + "…"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema_rs
 
 from schemas.lines import Line, LineError, decode_strict, read_lines
-from schemas.terminal import excerpt
+from schemas.terminal import bare_excerpt, excerpt
 
 
 class Kind(StrEnum):
@@ -139,13 +139,13 @@ def _decoded(line: Line) -> tuple[object, Details | None]:
 
 
 def _pointer_part(part: str | int) -> str:
-    return excerpt(str(part).replace("~", "~0").replace("/", "~1")).strip("'")
+    return bare_excerpt(str(part).replace("~", "~0").replace("/", "~1"))
 
 
 def _shape(value: object) -> str:
     """Describe a value so that a reader can find it: scalars as they are, the rest by kind and size."""
     if isinstance(value, dict):
-        return f"an object with keys {excerpt(', '.join(value)) if value else '(none)'}"
+        return f"an object with keys {bare_excerpt(', '.join(value))}" if value else "an empty object"
     if isinstance(value, list):
         return f"an array of {len(value)}"
     if isinstance(value, str):
@@ -158,7 +158,7 @@ def _expectation(error: jsonschema_rs.ValidationError) -> str:
     keyword, value = error.kind.name, error.kind.value
     match keyword:
         case "required":
-            return f"a key {excerpt(value)}"
+            return f"a key {bare_excerpt(value)}"
         case "type":
             return " or ".join(value) if isinstance(value, list) else str(value)
         case "enum":
@@ -170,9 +170,4 @@ def _expectation(error: jsonschema_rs.ValidationError) -> str:
         case "falseSchema":
             return "no such key (NeMo RL adds it itself and fails where it is there already)"
         case _:
-            return printable_message(error)
-
-
-def printable_message(error: jsonschema_rs.ValidationError) -> str:
-    """Fall back to the library's own words."""
-    return excerpt(error.message).strip("'")
+            return bare_excerpt(error.message)

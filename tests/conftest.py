@@ -1,0 +1,61 @@
+"""Fixtures shared by all tests: the command as a subprocess, a maker of rollout rows, a writer of JSONL."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def dpo(tmp_path):
+    """Run `dpo ARGS...` in `tmp_path` (or `cwd`) and give the completed process, its output as text."""
+
+    def run(*args, cwd=None, stdin=None, timeout=120, **env):
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *map(str, args)],
+            cwd=cwd or tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def rollout():
+    """Make a minimal row of a NeMo Gym rollout file; keyword arguments become further top-level keys."""
+
+    def make(prompt="Q", response="A", reward=1.0, *, params=None, **keys):
+        given = [{"type": "message", "role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        part = {"type": "output_text", "text": response, "annotations": []}
+        answer = {"type": "message", "role": "assistant", "content": [part]}
+        return {
+            "responses_create_params": {"input": given, **(params or {})},
+            "response": {"output": [answer] if isinstance(response, str) else response},
+            "reward": reward,
+            **keys,
+        }
+
+    return make
+
+
+@pytest.fixture
+def write_jsonl():
+    """Write rows as JSONL; a row that is bytes is written as it is. Gives the path."""
+
+    def write(path, rows):
+        path.write_bytes(
+            b"".join((row if isinstance(row, bytes) else json.dumps(row).encode()) + b"\n" for row in rows)
+        )
+        return path
+
+    return write

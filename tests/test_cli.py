@@ -1,0 +1,293 @@
+"""The command line of collect-pairs and validate: misuse and its exit codes, help, what goes to which stream."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
+
+FAILED, MISUSE, UNREADABLE = DpoError.exit_code, UsageError.exit_code, InputError.exit_code
+ROOT = Path(__file__).resolve().parent.parent
+PAIR = {"prompt": "Q", "chosen": "A", "rejected": "B"}
+
+
+@pytest.fixture
+def files(tmp_path, rollout, write_jsonl):
+    """Lay out the files that the tables below name, and give their folder."""
+    write_jsonl(tmp_path / "good.jsonl", [rollout(reward=1), rollout(response="B", reward=0)])
+    write_jsonl(tmp_path / "equal.jsonl", [rollout(), rollout(response="B")])
+    write_jsonl(tmp_path / "pairs.jsonl", [PAIR])
+    write_jsonl(tmp_path / "bad_pairs.jsonl", [PAIR, {**PAIR, "chosen": ""}])
+    write_jsonl(tmp_path / "malformed.jsonl", [b'{"a":', b"<PLACEHOLDER ROW>"])
+    write_jsonl(tmp_path / "mixed.jsonl", [b"{", rollout(reward=1), rollout(response="B", reward=0)])
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "message"),
+    [
+        # options
+        ("--nope", MISUSE, "No such option"),
+        ("nope", MISUSE, "No such command 'nope'"),
+        ("collect-pairs", MISUSE, "Missing argument"),
+        ("collect-pairs good.jsonl --nope", MISUSE, "No such option"),
+        ("collect-pairs good.jsonl --min-margin x", MISUSE, "--min-margin"),
+        ("collect-pairs good.jsonl --min-margin -0.1", MISUSE, "--min-margin"),
+        ("collect-pairs good.jsonl --min-margin nan", MISUSE, "--min-margin"),
+        ("collect-pairs good.jsonl -o", MISUSE, "-o"),
+        ("validate", MISUSE, "Missing argument"),
+        ("validate pairs.jsonl --max-findings 0", MISUSE, "--max-findings"),
+        # the rollouts would be gone
+        ("collect-pairs good.jsonl -o good.jsonl", MISUSE, "good.jsonl"),
+        ("collect-pairs equal.jsonl good.jsonl -o folder/../good.jsonl", MISUSE, "good.jsonl"),
+        # inputs
+        ("collect-pairs absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
+        ("collect-pairs good.jsonl absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
+        ("collect-pairs folder", UNREADABLE, "folder: is a directory; name the files in it"),
+        ("collect-pairs loop", UNREADABLE, "loop"),
+        ("collect-pairs " + "a" * 300, UNREADABLE, "aaa"),
+        ("collect-pairs file\x1b[31m", UNREADABLE, r"file\x1b[31m: no such file"),
+        ("collect-pairs fi\nle", UNREADABLE, "no such file"),
+        ("validate absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
+        ("validate pairs.jsonl absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
+        ("validate folder", UNREADABLE, "folder: is a directory; name the files in it"),
+        ("validate " + "a" * 300, UNREADABLE, "aaa"),
+    ],
+    ids=lambda value: ascii(value)[:60],
+)  # fmt: skip
+def test_misuse_is_one_line_on_stderr_and_an_exit_code(dpo, files, args, exit_code, message):
+    before = snapshot(files)
+    run = dpo(*args.split(" "))
+    assert run.returncode == exit_code, run.stderr
+    assert run.stdout == ""
+    (line,) = run.stderr.rstrip("\n").split("\n")
+    assert line.startswith("dpo: error: ")
+    assert message in line
+    assert snapshot(files) == before
+
+
+@pytest.mark.parametrize(
+    ("args", "exit_code", "message"),
+    [
+        ("collect-pairs empty.jsonl", FAILED, "no pairs: the input has no rows"),
+        ("collect-pairs malformed.jsonl", FAILED, "no pairs"),
+        ("collect-pairs pairs.jsonl", FAILED, "1 of 1 rows are not_a_rollout"),
+        ("collect-pairs equal.jsonl", FAILED, "2 of 2 rows are equal_rewards"),
+        ("collect-pairs good.jsonl --min-margin 2", FAILED, "with rewards 2 or more apart"),
+        ("collect-pairs good.jsonl -o folder", FAILED, "folder: is a directory; name the file to write"),
+        ("collect-pairs good.jsonl -o good.jsonl/out.jsonl", FAILED, "good.jsonl/out.jsonl: can't be written: "),
+        ("collect-pairs good.jsonl -o loop", FAILED, "loop: can't be written"),
+    ],
+)
+def test_a_collection_that_fails_ends_with_one_line_and_leaves_nothing(dpo, files, args, exit_code, message):
+    before = snapshot(files)
+    run = dpo(*args.split(" "))
+    assert run.returncode == exit_code, run.stderr
+    assert run.stdout == ""
+    errors = [line for line in run.stderr.split("\n") if "dpo: error: " in line]
+    assert len(errors) == 1
+    assert run.stderr.endswith(errors[0] + "\n")
+    assert errors[0].startswith("dpo: error: ")
+    assert message in errors[0]
+    assert "Traceback" not in run.stderr
+    assert snapshot(files) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "exit_code", "message"),
+    [
+        ("pairs.jsonl", 0, "pairs.jsonl: 1 rows of binary_preference, all valid"),
+        ("good.jsonl", 0, "good.jsonl: 2 rows of rollout, all valid"),
+        ("bad_pairs.jsonl", FAILED, "bad_pairs.jsonl:2: /chosen: got an empty string, expected a length of at least 1"),
+        ("malformed.jsonl", FAILED, "malformed.jsonl:1: (row): got no valid JSON"),
+        ("empty.jsonl", FAILED, "empty.jsonl: (row): got an empty file, expected at least one row"),
+    ],
+)
+def test_validate_says_what_it_found_on_stderr(dpo, files, name, exit_code, message):
+    run = dpo("validate", name)
+    assert run.returncode == exit_code, run.stderr
+    assert run.stdout == ""
+    assert message in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_validate_looks_at_all_files_and_tells_how_many_findings_are_hidden(dpo, files, write_jsonl):
+    write_jsonl(files / "many.jsonl", [{**PAIR, "chosen": ""}] * 5)
+    run = dpo("validate", "many.jsonl", "pairs.jsonl", "--max-findings", "2")
+    assert run.returncode == FAILED
+    assert run.stderr.split("\n") == [
+        "many.jsonl:1: /chosen: got an empty string, expected a length of at least 1",
+        "many.jsonl:2: /chosen: got an empty string, expected a length of at least 1",
+        "… and 3 more findings (--max-findings shows more)",
+        "many.jsonl: 5 rows of binary_preference, 5 of them invalid",
+        "pairs.jsonl: 1 rows of binary_preference, all valid",
+        "",
+    ]
+
+
+def test_collect_writes_the_pairs_and_tells_of_them_on_stderr(dpo, files):
+    run = dpo("collect-pairs", "mixed.jsonl")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == ""
+    row = json.loads((files / "dpo_train.jsonl").read_text())
+    assert (row["prompt"], row["chosen"], row["rejected"]) == ("Q", "A", "B")
+    lines = [" ".join(line.split()) for line in run.stderr.split("\n")]
+    assert lines[0].startswith("3 ")
+    assert any(line.startswith("-1 not_json") and "the line is no valid JSON" in line for line in lines)
+    assert "mixed.jsonl:1: " in run.stderr
+    assert any(line.startswith("2 ") and line.endswith("in pairs") for line in lines)
+    assert lines[-3:] == ["1 prompts, 1 of them with pairs; 1 pairs", "wrote 1 pairs to dpo_train.jsonl", ""]
+
+
+def test_collect_json_is_alone_on_stdout(dpo, files):
+    run = dpo("collect-pairs", "mixed.jsonl", "--json", "-o", "out.jsonl")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert json.loads(run.stdout) == {
+        "rows": 3,
+        "dropped": {"not_json": 1},
+        "paired_rollouts": 2,
+        "groups": 1,
+        "paired_groups": 1,
+        "pairs": 1,
+        "output": "out.jsonl",
+    }
+
+
+def test_collect_json_without_pairs_names_no_output(dpo, files):
+    run = dpo("collect-pairs", "equal.jsonl", "--json", "-o", "out.jsonl")
+    assert run.returncode == FAILED
+    assert json.loads(run.stdout)["output"] is None
+    assert run.stderr.count("\n") == 1
+    assert not (files / "out.jsonl").exists()
+
+
+def test_validate_json_is_alone_on_stdout(dpo, files):
+    run = dpo("validate", "pairs.jsonl", "bad_pairs.jsonl", "malformed.jsonl", "--json")
+    assert (run.returncode, run.stderr) == (FAILED, "")
+    reports = json.loads(run.stdout)["files"]
+    assert [(report["path"], report["num_findings"]) for report in reports] == [
+        ("pairs.jsonl", 0),
+        ("bad_pairs.jsonl", 1),
+        ("malformed.jsonl", 2),
+    ]
+
+
+@pytest.mark.parametrize("command", ["collect-pairs", "validate", "train"])
+def test_the_help_of_each_command_has_an_example(dpo, command):
+    run = dpo(command, "--help")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert f"Example: dpo {command} " in " ".join(run.stdout.split())
+    assert dpo(command, "-h").stdout == run.stdout
+
+
+def test_the_help_names_commands_and_exit_codes(dpo):
+    run = dpo("--help")
+    assert run.returncode == 0
+    for word in ("collect-pairs", "validate", "train", "Exit codes", "--version"):
+        assert word in run.stdout
+
+
+def test_without_arguments_the_help_is_shown_and_nothing_empty_is_reported(dpo):
+    run = dpo()
+    assert run.returncode == MISUSE
+    assert "collect-pairs" in run.stdout + run.stderr
+    assert "dpo: error:  " not in run.stderr
+
+
+def test_the_version(dpo):
+    run = dpo("--version")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("dpo 0.")
+
+
+def test_rollouts_come_from_a_pipe(dpo, files):
+    rollouts = (files / "good.jsonl").read_text()
+    run = dpo("collect-pairs", "/dev/stdin", "-o", "out.jsonl", stdin=rollouts)
+    assert run.returncode == 0, run.stderr
+    assert json.loads((files / "out.jsonl").read_text())["chosen_source"] == "/dev/stdin:1"
+    assert dpo("validate", "/dev/stdin", stdin=rollouts).returncode == 0
+
+
+def test_pairs_go_to_a_pipe(dpo, files):
+    run = dpo("collect-pairs", "good.jsonl", "-o", "/dev/stdout")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["chosen"] == "A"
+
+
+@pytest.mark.parametrize("name", ["a\nb.jsonl", "a\x1b[31m.jsonl", "a\u202eb.jsonl", "[bold]a.jsonl", "ä 🙂.jsonl"])
+def test_a_file_of_any_name_is_read_and_its_name_shown_harmlessly(dpo, files, name):
+    (files / name).write_bytes((files / "mixed.jsonl").read_bytes())
+    run = dpo("collect-pairs", name, "-o", "out.jsonl")
+    assert run.returncode == 0, run.stderr
+    assert "\x1b" not in run.stderr
+    assert "\u202e" not in run.stderr
+    checked = dpo("validate", name)
+    assert checked.returncode == FAILED
+    assert len(checked.stderr.rstrip("\n").split("\n")) == 2  # one finding, one verdict
+
+
+def test_a_file_name_that_is_no_utf_8_is_read(dpo, files):
+    name = os.fsdecode(b"a\xff.jsonl")
+    (files / name).write_bytes((files / "good.jsonl").read_bytes())
+    run = dpo("collect-pairs", name, "-o", "out.jsonl")
+    assert run.returncode == 0, run.stderr
+    assert dpo("validate", "out.jsonl").returncode == 0
+
+
+def test_it_works_where_the_terminal_knows_no_unicode(dpo, files):
+    run = dpo(
+        "validate", "bad_pairs.jsonl", "--max-findings", "1", LC_ALL="C", PYTHONIOENCODING="ascii", PYTHONUTF8="0"
+    )
+    assert run.returncode == FAILED
+    assert "Traceback" not in run.stderr
+
+
+def test_a_reader_that_goes_away_is_no_fault_of_ours(tmp_path, files):
+    read_end, write_end = os.pipe()
+    os.close(read_end)  # `dpo ... --json | true`
+    command = [sys.executable, "-m", "cli", "collect-pairs", "good.jsonl", "--json", "-o", "out.jsonl"]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write_end)
+    assert run.returncode != EXIT_INTERNAL
+    assert run.stderr == ""
+
+
+@pytest.mark.skipif(signal.getsignal(signal.SIGINT) is signal.SIG_IGN, reason="SIGINT is ignored here (nohup, &)")
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_collection_leaves_nothing(tmp_path, number, exit_code):
+    os.mkfifo(tmp_path / "rollouts")  # never closed by its writer: the command waits for more
+    command = [sys.executable, "-m", "cli", "collect-pairs", "rollouts", "-o", "out.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    with process, (tmp_path / "rollouts").open("wb") as writer:  # opens once the command reads
+        writer.write(b"{}\n")
+        writer.flush()
+        time.sleep(0.2)  # until it waits for the next row
+        process.send_signal(number)
+        try:
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == exit_code, errors
+    assert "Traceback" not in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["rollouts"]

@@ -1,0 +1,169 @@
+"""Preference files: reading both formats into one record, refusing the rest by file:line, writing them back."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from schemas.errors import DpoError, InputError
+from schemas.preference import read_pairs, write_rows
+
+USER = {"role": "user", "content": "Q"}
+SYSTEM = {"role": "system", "content": "S"}
+
+
+def answer(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def binary(**changes):
+    return {"prompt": "Q", "chosen": "A", "rejected": "B", **changes}
+
+
+def ranked(first, second, **changes):
+    completions = [{"rank": first, "completion": answer("first")}, {"rank": second, "completion": answer("second")}]
+    return {"context": [USER], "completions": completions, **changes}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "messages"),
+    [
+        ("Q", (USER,)),  # text is one user message
+        ([USER], (USER,)),
+        ([SYSTEM, USER, *answer("A"), USER], (SYSTEM, USER, *answer("A"), USER)),
+    ],
+)
+def test_a_binary_row_becomes_a_pair(tmp_path, write_jsonl, prompt, messages):
+    path = write_jsonl(tmp_path / "pairs.jsonl", [binary(prompt=prompt, chosen_reward=1.0, other="column")])
+    (pair,) = read_pairs(path)
+    assert pair.prompt == messages
+    assert (pair.chosen, pair.rejected) == (tuple(answer("A")), tuple(answer("B")))
+    assert (pair.chosen_reward, pair.rejected_reward) == (1.0, None)
+    assert pair.source == f"{path}:1"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "chosen"),
+    [
+        (0, 1, "first"),  # the lower rank is preferred
+        (1, 0, "second"),
+        (2, 1.5, "second"),
+        (-1, 0, "first"),
+        (2**53 + 1, 2**53, "second"),  # equal as floats, not as numbers
+        (10**400, 1, "second"),  # beyond the floats
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_the_lower_rank_is_chosen_wherever_it_stands(tmp_path, write_jsonl, first, second, chosen):
+    (pair,) = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", [ranked(first, second)]))
+    assert pair.chosen == tuple(answer(chosen))
+    assert pair.rejected != pair.chosen
+    assert pair.prompt == (USER,)
+
+
+def test_the_reward_of_a_completion_goes_with_it(tmp_path, write_jsonl):
+    row = ranked(1, 0)
+    row["completions"][0]["reward"], row["completions"][1]["reward"] = 0.25, 0.75  # the second is the better one
+    (pair,) = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", [row]))
+    assert (pair.chosen_reward, pair.rejected_reward) == (0.75, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (ranked(1, 1), "both completions have rank 1: neither is preferred; drop the row"),
+        (ranked(1, 1.0), "neither is preferred"),
+        (
+            ranked(
+                0, 1, completions=[{"rank": rank, "completion": [*answer("A"), USER, *answer("B")]} for rank in (0, 1)]
+            ),
+            "a completion of roles ['assistant', 'user', 'assistant']: only a single assistant message",
+        ),
+        (
+            ranked(0, 1, completions=[{"rank": rank, "completion": [USER]} for rank in (0, 1)]),
+            "a completion of roles ['user']",
+        ),
+        (
+            {"responses_create_params": {"input": "Q"}, "response": {"output": []}, "reward": 1.0},
+            "a rollout, not a pair; make pairs of the file first with: dpo collect-pairs",
+        ),
+        (binary(chosen=""), "/chosen: got an empty string, expected a length of at least 1"),
+        (binary(prompt=[{"role": "bot", "content": "Q"}]), "/prompt/0/role: got 'bot', expected one of system,"),
+        ({"messages": []}, "(row): got an object with keys messages, expected a rollout, a BinaryPreference row"),
+        ([], "(row): got an array of 0"),
+        (b'{"prompt":"Q"', "truncated"),
+        (b'{"prompt":"Q","chosen":"A","rejected":"B","chosen_reward":NaN}', "malformed"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_named_with_its_line_and_the_remedy(tmp_path, write_jsonl, row, problem):
+    path = write_jsonl(tmp_path / "pairs.jsonl", [row])
+    with pytest.raises(InputError) as raised:
+        read_pairs(path)
+    lines = str(raised.value).split("\n")
+    assert lines[0] == f"{path}: 1 of 1 rows are no preference pairs:"
+    assert lines[1].startswith(f"  {path}:1: ")
+    assert problem in lines[1]
+    assert lines[2:] == [f"  see all of them with: dpo validate {path}"]
+
+
+def test_only_the_first_problems_are_named_but_all_are_counted(tmp_path, write_jsonl):
+    rows = [binary(), binary(chosen=1), b"", binary(chosen=2), binary(), binary(chosen=3), binary(chosen=4)]
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    with pytest.raises(InputError) as raised:
+        read_pairs(path)
+    lines = str(raised.value).split("\n")
+    assert lines[0] == f"{path}: 4 of 6 rows are no preference pairs:"
+    assert [line.split(": ")[0] for line in lines[1:4]] == [f"  {path}:{number}" for number in (2, 4, 6)]
+    assert len(lines) == 5
+
+
+def test_a_file_holds_rows_of_one_kind(tmp_path, write_jsonl):
+    path = write_jsonl(tmp_path / "pairs.jsonl", [binary(), ranked(0, 1)])
+    with pytest.raises(InputError, match=r":2: \(row\): got an object with keys"):
+        read_pairs(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_a_file_without_rows_is_an_error_with_a_remedy(tmp_path, content):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DpoError, match="has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o ") as raised:
+        read_pairs(path)
+    assert raised.value.exit_code == 1
+
+
+def test_a_missing_file_is_an_input_error(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        read_pairs(tmp_path / "absent.jsonl")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, st.floats(allow_nan=False, allow_infinity=False)), min_size=1))
+def test_what_is_written_is_read_back(tmp_path, texts):
+    path = tmp_path / "pairs.jsonl"
+    rows = [
+        {"prompt": prompt, "chosen": chosen, "rejected": rejected, "chosen_reward": reward}
+        for prompt, chosen, rejected, reward in texts
+    ]
+    write_rows(path, rows)
+    assert path.read_bytes().count(b"\n") == len(rows)
+    read = [
+        (pair.prompt[0]["content"], pair.chosen[0]["content"], pair.rejected[0]["content"], pair.chosen_reward)
+        for pair in read_pairs(path)
+    ]
+    assert read == texts
+
+
+def test_unicode_is_written_as_it_is(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    write_rows(path, [binary(chosen="naïve 🙂 \u2028 \x00")])
+    assert path.read_bytes() == (
+        b'{"prompt":"Q","chosen":"na\xc3\xafve \xf0\x9f\x99\x82 \xe2\x80\xa8 \\u0000","rejected":"B"}\n'
+    )
+
+
+def test_no_rows_make_an_empty_file(tmp_path):
+    write_rows(tmp_path / "pairs.jsonl", [])
+    assert (tmp_path / "pairs.jsonl").read_bytes() == b""

@@ -1,0 +1,149 @@
+"""The samples: rows as NeMo Gym writes them, a policy right half of the time, and the proof that training helps."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+SAMPLES = Path(__file__).parents[1] / "data" / "samples"
+sys.path.insert(0, str(SAMPLES))  # its scripts import one another as files of one folder
+
+from compare import paired_bootstrap  # noqa: E402
+from sort_task import SortTask, extract_answer, verify  # noqa: E402
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (SAMPLES / name).read_text(encoding="utf-8").splitlines()]
+
+
+ROWS = rows_of("rollouts.jsonl")
+HELDOUT = rows_of("heldout.jsonl")
+MAX_POLICY_BYTES = 3_000_000
+
+GYM_KEYS = [
+    "responses_create_params",
+    "response",
+    "reward",
+    "expected_answer",
+    "extracted_answer",
+    "_ng_task_index",
+    "_ng_rollout_index",
+    "agent_ref",
+]
+"""Of a row that NeMo Gym 0.4.0's collector wrote for a verifier with these two fields, in its order."""
+
+
+def text_of(row: dict[str, Any]) -> str:
+    (item,) = row["response"]["output"]
+    (part,) = item["content"]
+    assert (item["type"], item["role"], part["type"]) == ("message", "assistant", "output_text")
+    return str(part["text"])
+
+
+def digits_of(row: dict[str, Any]) -> str:
+    return "".join(sorted(char for char in row["responses_create_params"]["input"][-1]["content"] if char.isdigit()))
+
+
+def test_rows_are_those_of_gym() -> None:
+    for row in ROWS:
+        assert list(row) == GYM_KEYS
+        assert {"id", "created_at", "incomplete_details", "model", "object", "usage"} <= row["response"].keys()
+        assert row["agent_ref"].keys() == {"name"}
+
+
+def test_there_are_eight_rollouts_of_each_prompt_in_mixed_order() -> None:
+    keys = [(row["_ng_task_index"], row["_ng_rollout_index"]) for row in ROWS]
+    assert set(Counter(task for task, _ in keys).values()) == {8}
+    assert len(set(keys)) == len(keys)
+    assert keys != sorted(keys)
+    prompts = {(row["_ng_task_index"], json.dumps(row["responses_create_params"]["input"])) for row in ROWS}
+    assert len(prompts) == len({task for task, _ in prompts})
+
+
+def test_rewards_are_the_verifiers() -> None:
+    for row in ROWS:
+        verdict = verify(text_of(row), row["expected_answer"])
+        assert (row["reward"], row["extracted_answer"]) == (verdict.reward, verdict.extracted_answer)
+    assert 0.4 < sum(row["reward"] for row in ROWS) / len(ROWS) < 0.6
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"It is \boxed{0179}", "0179"),
+        (r"It is \boxed{0179}.", "0179"),
+        (r"\boxed{0179} or so", None),  # not at the end
+        (r"\boxed{1} \boxed{0179}", None),  # two answers
+        (r"\boxed{}", None),
+        ("0179", None),
+    ],
+)
+def test_verifier(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+
+
+def test_expected_answer() -> None:
+    assert SortTask("3701", descending=False, messages=()).expected_answer == "0137"
+    assert SortTask("3701", descending=True, messages=()).expected_answer == "7310"
+
+
+def test_held_out_prompts_are_held_out() -> None:
+    assert len(HELDOUT) >= 128
+    trained = {row["responses_create_params"]["input"][-1]["content"] for row in ROWS}
+    assert not trained & {row["responses_create_params"]["input"][-1]["content"] for row in HELDOUT}
+    for row in HELDOUT:
+        assert sorted(row["expected_answer"]) == list(digits_of(row))
+
+
+def test_the_policy_is_small_and_loads() -> None:
+    assert sum(path.stat().st_size for path in (SAMPLES / "policy").iterdir()) <= MAX_POLICY_BYTES
+    model = AutoModelForCausalLM.from_pretrained(SAMPLES / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(SAMPLES / "policy")
+    assert model.config.model_type == "qwen3"
+    for text in ["Sort 3 1 2", "any text: ä, 漢字, 🙂, \x00\n\t", "<think>"]:
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_bootstrap_by_hand() -> None:
+    always = paired_bootstrap([0.0, 0.5], [0.25, 0.75], seed=0)
+    assert (always.low, always.high) == (0.25, 0.25)  # the difference is the same for each prompt
+    # one prompt of two gains 1: a resample of two has mean 0, 1/2 or 1 with chances 1/4, 1/2, 1/4
+    half = paired_bootstrap([0.0, 0.0], [0.0, 1.0], seed=0)
+    assert (half.low, half.high) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="equally long"):
+        paired_bootstrap([0.0], [0.0, 1.0], seed=0)
+
+
+@pytest.mark.slow
+def test_the_demo_ends_with_a_better_policy(tmp_path: Path) -> None:
+    """From rollouts to a policy that is better on prompts it has not seen: the interval's lower end is above 0."""
+    result = subprocess.run(
+        ["bash", str(SAMPLES / "demo.sh"), str(Path(sys.executable).parent), str(tmp_path / "demo")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "95 % interval [+" in result.stdout, result.stdout
+    assert "Traceback" not in result.stderr
+    policy = tmp_path / "demo" / "run" / "policy"
+    command = [
+        sys.executable,
+        str(SAMPLES / "compare.py"),
+        str(SAMPLES / "policy"),
+        str(policy),
+        "--seed",
+        "1",
+        "--json",
+    ]
+    again = subprocess.run(command, capture_output=True, text=True, check=True)  # other samples, the same finding
+    comparison = json.loads(again.stdout)
+    assert comparison["interval"]["low"] > 0.05
+    assert 0.4 < comparison["mean_before"] < 0.6
