@@ -42,7 +42,10 @@ def main() -> None:
     """Run the command; turn each error into a message on stderr and the documented exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        exit_code = app(standalone_mode=False, prog_name="dpo") or 0
+        if exit_code == EXIT_INTERRUPTED:  # Typer has turned Ctrl-C into a code already
+            _fail("interrupted", EXIT_INTERRUPTED)
+        sys.exit(exit_code)
     except DpoError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -50,8 +53,13 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         sys.exit(1)
+    except OSError as error:  # of stdout or the disk, which no stage can foresee
+        _fail(f"can't go on: {error.strerror or error}", DpoError.exit_code)
     except Exception as error:
         if hasattr(error, "format_message"):  # Typer's own usage errors, whose classes have no public name
+            if not error.format_message():  # dpo without arguments: its help is all there is to say
+                error.show()  # type: ignore[attr-defined]
+                sys.exit(UsageError.exit_code)
             _fail(_usage_message(error), UsageError.exit_code)
         traceback.print_exc()
         _fail(f"this is a fault of dpo {version('dpo')}; please report it with the lines above", EXIT_INTERNAL)
@@ -102,9 +110,11 @@ def collect_pairs_command(
     Groups the rollouts by prompt and task, pairs every two whose rewards are a margin apart, and accounts for every
     row. Example: dpo collect-pairs rollouts.jsonl -o dpo_train.jsonl --min-margin 0.1
     """
-    from pipeline.collect import collect_pairs
-    from schemas.terminal import progress
+    from pipeline.collect import collect_pairs, refuse_output
+    from schemas.terminal import path_text, progress
 
+    signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
+    refuse_output(output, rollouts)
     with progress("reading", total=_total_bytes(rollouts), unit="bytes") as advance:
         collection = collect_pairs(rollouts, min_margin=min_margin, advance=advance)
     if not as_json:
@@ -112,12 +122,12 @@ def collect_pairs_command(
     if collection.attrition.pairs:
         collection.write(output)
     if as_json:
-        written = str(output) if collection.attrition.pairs else None
+        written = path_text(output) if collection.attrition.pairs else None
         typer.echo(json.dumps({**collection.attrition.as_dict(), "output": written}))
     if not collection.attrition.pairs:
         raise DpoError(_why_no_pairs(collection, min_margin))
     if not as_json:
-        typer.echo(f"wrote {collection.attrition.pairs:,} pairs to {output}", err=True)
+        typer.echo(f"wrote {collection.attrition.pairs:,} pairs to {path_text(output)}", err=True)
 
 
 @app.command("validate")
@@ -186,7 +196,7 @@ def train_command(
 
 
 def _total_bytes(paths: list[Path]) -> int:
-    return sum(path.stat().st_size for path in paths if path.is_file())
+    return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))  # noqa: PTH113, PTH202 (they never raise)
 
 
 def _print_attrition(collection: "Collection") -> None:
@@ -210,6 +220,8 @@ def _print_attrition(collection: "Collection") -> None:
     for reason in Reason:
         if example := collection.first_drops.get(reason):
             console.print(printable(f"{reason}, for example {example}"), soft_wrap=True)
+    if attrition.equal_pairs:
+        console.print(f"{attrition.equal_pairs:,} pairs left out: both responses are the same text")
     console.print(
         f"{attrition.groups:,} prompts, {attrition.paired_groups:,} of them with pairs; {attrition.pairs:,} pairs"
     )

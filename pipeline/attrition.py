@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a row is in no pair; in the order in which the rules are applied."""
+    """Why a row is in no pair. A row is counted once, under the first reason that is met on its way."""
 
     NOT_JSON = "not_json"
     NOT_A_ROLLOUT = "not_a_rollout"
@@ -21,6 +21,7 @@ class Reason(StrEnum):
     SINGLE_ROLLOUT = "single_rollout"
     EQUAL_REWARDS = "equal_rewards"
     BELOW_MARGIN = "below_margin"
+    EQUAL_RESPONSES = "equal_responses"
 
 
 MEANING = {
@@ -37,6 +38,7 @@ MEANING = {
     Reason.SINGLE_ROLLOUT: "the only usable rollout of its prompt",
     Reason.EQUAL_REWARDS: "all rollouts of its prompt have the same reward",
     Reason.BELOW_MARGIN: "no other rollout of its prompt is a margin apart",
+    Reason.EQUAL_RESPONSES: "all rollouts of its prompt that are a margin apart have the same text",
 }
 
 
@@ -58,6 +60,7 @@ class Attrition:
     paired_rollouts: int
     groups: int  # prompts with at least one usable rollout
     paired_groups: int
+    equal_pairs: int  # pairs left out because both texts are the same
     pairs: int
 
     def as_dict(self) -> dict[str, object]:
@@ -68,6 +71,7 @@ class Attrition:
             "paired_rollouts": self.paired_rollouts,
             "groups": self.groups,
             "paired_groups": self.paired_groups,
+            "equal_pairs": self.equal_pairs,
             "pairs": self.pairs,
         }
 

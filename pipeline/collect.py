@@ -1,5 +1,7 @@
 """`dpo collect-pairs`: from rollout files to a file of preference pairs, with an account of every row."""
 
+import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,11 +11,14 @@ from typing import Any
 import polars as pl
 
 from pipeline.attrition import Attrition, Reason, RowDropped
-from pipeline.pair import ROLLOUT_SCHEMA, pairs_above_margin, unpaired_reasons
+from pipeline.pair import ROLLOUT_SCHEMA, distinct_responses, pairs_above_margin, unpaired_reasons
 from pipeline.read import read_rows
 from pipeline.rollout import Rollout, rollout_of
 from pipeline.write import binary_preference_row
+from schemas.atomic import refuse_unwritable
+from schemas.errors import UsageError
 from schemas.preference import write_rows
+from schemas.terminal import path_text
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,28 @@ def collect_pairs(
             dropped[drop.reason] += 1
             first_drops.setdefault(drop.reason, f"{row.source}: {drop.detail}" if drop.detail else row.source)
     frame = _frame(rollouts)
-    pairs = frame.lazy().pipe(pairs_above_margin, min_margin=min_margin).collect()
-    attrition = _account(frame, pairs, dropped)
+    candidates = frame.lazy().pipe(pairs_above_margin, min_margin=min_margin).collect()
+    pairs = candidates.lazy().pipe(distinct_responses, frame.lazy()).collect()
+    attrition = _account(frame, candidates, pairs, dropped)
     return Collection(rollouts, pairs, attrition, first_drops)
+
+
+def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
+    """Tell before the work that its result has no place.
+
+    Raises:
+        UsageError: the output is one of the inputs.
+        DpoError: the output can't be written.
+    """
+    for path in inputs:
+        if output.is_file() and path.exists() and path.samefile(output):
+            raise UsageError(f"{path_text(output)}: is an input too; name another file with -o")
+    refuse_unwritable(output)
 
 
 def _distinct(paths: Sequence[Path]) -> list[Path]:
     """Leave out files that were named before, say by a glob: a rollout must not be paired with itself."""
-    by_place = {path.resolve(): path for path in reversed(paths)}
+    by_place = {os.path.realpath(path): path for path in reversed(paths)}
     return list(reversed(by_place.values()))
 
 
@@ -74,14 +93,17 @@ def _frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
     columns = {
         "row": range(len(rollouts)),
         "group": [rollout.group for rollout in rollouts],
+        "response": [hashlib.blake2b(rollout.response.encode(), digest_size=16).digest() for rollout in rollouts],
         "reward": [rollout.reward for rollout in rollouts],
     }
     return pl.DataFrame(columns, schema=ROLLOUT_SCHEMA)
 
 
-def _account(rollouts: pl.DataFrame, pairs: pl.DataFrame, dropped: Counter[Reason]) -> Attrition:
+def _account(
+    rollouts: pl.DataFrame, candidates: pl.DataFrame, pairs: pl.DataFrame, dropped: Counter[Reason]
+) -> Attrition:
     """Add the reasons that pairing itself gives to those that reading gave, and hold the sum."""
-    outcome = unpaired_reasons(rollouts.lazy(), pairs.lazy()).collect()
+    outcome = unpaired_reasons(rollouts.lazy(), candidates=candidates.lazy(), pairs=pairs.lazy()).collect()
     unpaired = Counter({Reason(reason): count for reason, count in _counts(outcome, "reason") if reason})
     paired = outcome.filter(pl.col("reason").is_null())
     attrition = Attrition(
@@ -90,6 +112,7 @@ def _account(rollouts: pl.DataFrame, pairs: pl.DataFrame, dropped: Counter[Reaso
         paired_rollouts=len(paired),
         groups=outcome["group"].n_unique(),
         paired_groups=paired["group"].n_unique(),
+        equal_pairs=len(candidates) - len(pairs),
         pairs=len(pairs),
     )
     attrition.check()

@@ -4,6 +4,7 @@ What BinaryPreference can't hold (tool use, images, other people's turns inside 
 reason, never bent into text. Reasoning items are left out of prompt and response alike.
 """
 
+import itertools
 from typing import Any
 
 from pipeline.attrition import Reason, RowDropped
@@ -44,29 +45,35 @@ def prompt_messages(params: dict[str, Any]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def response_text(items: object) -> str:
+def response_text(items: list[Any], *, prompt: tuple[Message, ...] = ()) -> str:
     """Join the texts of the assistant's messages: one turn, as Gym's own converter has it.
 
     Raises:
         RowDropped: the response is empty, uses tools, or holds what text can't.
     """
-    if not isinstance(items, list):
-        raise RowDropped(Reason.NOT_A_ROLLOUT, "response.output is no list")
-    text = "".join(_response_part(item) for item in items)
+    texts = [_response_part(item) for item in items]
+    text = "".join(texts)
+    if _asks_twice(prompt) and sum(map(bool, texts)) > 1:
+        raise RowDropped(Reason.RESPONSE_UNSUPPORTED, "several answers to several user turns, in no known order")
     if not text.strip():
         raise RowDropped(Reason.RESPONSE_EMPTY)
     return text
 
 
+def _asks_twice(prompt: tuple[Message, ...]) -> bool:
+    """Tell whether user turns follow one another: the answers then lie between them, not behind."""
+    roles = [message["role"] for message in prompt]
+    return any(pair == ("user", "user") for pair in itertools.pairwise(roles))
+
+
 def _prompt_message(item: object) -> Message | None:
     if not isinstance(item, dict):
         raise RowDropped(Reason.PROMPT_UNSUPPORTED, f"an input item that is {type(item).__name__}")
-    kind = item.get("type") or "message"
+    kind, role = _word(item.get("type"), "message"), _word(item.get("role"), "none")
     if kind == "reasoning":
         return None
-    if kind in TOOL_ITEMS or item.get("role") == "tool" or item.get("tool_calls"):
+    if kind in TOOL_ITEMS or role == "tool" or item.get("tool_calls"):
         raise RowDropped(Reason.TOOL_USE, "the prompt holds tool calls")
-    role = item.get("role")
     if kind != "message" or role not in {"system", "developer", "user", "assistant"}:
         raise RowDropped(Reason.PROMPT_UNSUPPORTED, f"an input item of type {kind}, role {role}")
     return Message(role=role, content=_text(item.get("content"), Reason.PROMPT_UNSUPPORTED))
@@ -75,12 +82,11 @@ def _prompt_message(item: object) -> Message | None:
 def _response_part(item: object) -> str:
     if not isinstance(item, dict):
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, f"an output item that is {type(item).__name__}")
-    kind = item.get("type") or "message"
+    kind, role = _word(item.get("type"), "message"), _word(item.get("role"), "assistant")
     if kind == "reasoning":
         return ""
     if kind in TOOL_ITEMS:
         raise RowDropped(Reason.TOOL_USE, "the response calls tools")
-    role = item.get("role") or "assistant"
     if kind != "message" or role != "assistant":
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, f"an output item of type {kind}, role {role}")
     return _text(item.get("content"), Reason.RESPONSE_UNSUPPORTED)
@@ -96,11 +102,18 @@ def _text(content: object, reason: Reason) -> str:
         raise RowDropped(reason, f"content is {type(content).__name__}")
     texts = []
     for part in content:
-        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        kind = _word(part.get("type"), "none") if isinstance(part, dict) else type(part).__name__
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
             raise RowDropped(reason, f"a content part of type {kind}")
         texts.append(part["text"])
     return "".join(texts)
+
+
+def _word(value: object, default: str) -> str:
+    """Read a type or role, which anything may stand for in a foreign file."""
+    if value is None:
+        return default
+    return value if isinstance(value, str) else f"({type(value).__name__})"
 
 
 def _mapping(value: object) -> dict[str, Any]:

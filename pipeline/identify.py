@@ -2,10 +2,13 @@
 
 Two answers to different questions, once paired, poison a policy silently. So two rollouts belong together only where
 all of this is equal: the file (task indices restart in each run), the agent, the task's id and index as far as the
-row has them, the whole prompt, the metadata, and, for rows without an index, what the verifier compared with.
+row has them, the whole prompt, the format asked for, the metadata, and, for rows without an index, what the verifier
+compared with.
 """
 
 import hashlib
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +37,10 @@ def group_key(row: dict[str, Any], prompt: tuple[Message, ...], *, path: Path) -
     """Give the key that is equal for rollouts of one task and prompt, as hexadecimal digits."""
     index = {key: row[key] for key in INDEX_KEYS if row.get(key) is not None}
     truth = {} if index else {key: row[key] for key in TRUTH_KEYS if row.get(key) is not None}
-    identity = (str(path), agent_name(row), index, truth, prompt, _metadata(row))
-    return hashlib.blake2b(_encoder.encode(identity), digest_size=DIGEST_BYTES).hexdigest()
+    # Python's own JSON for what verifiers write: it keeps NaN, Infinity and numbers of any size apart
+    task = json.dumps([agent_name(row), index, truth, _asked_besides(row)], sort_keys=True).encode()
+    identity = b"\0".join([os.fsencode(os.path.normpath(path)), task, _encoder.encode(prompt)])
+    return hashlib.blake2b(identity, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def agent_name(row: dict[str, Any]) -> str | None:
@@ -45,7 +50,13 @@ def agent_name(row: dict[str, Any]) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _metadata(row: dict[str, Any]) -> dict[str, Any]:
-    """Give the prompt's metadata but for `extra_body`, which carries a different seed for each repeat."""
-    metadata = row["responses_create_params"].get("metadata")
-    return {key: value for key, value in (metadata or {}).items() if key != "extra_body"}
+def _asked_besides(row: dict[str, Any]) -> list[object]:
+    """Give what belongs to the question beside its messages: the format of the answer, and the metadata.
+
+    The metadata's `extra_body` does not: it carries a different seed for each repeat.
+    """
+    params = row["responses_create_params"]
+    metadata = params.get("metadata")
+    if isinstance(metadata, dict):
+        metadata = {key: value for key, value in metadata.items() if key != "extra_body"}
+    return [params.get("text"), metadata or None]

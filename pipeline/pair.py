@@ -1,12 +1,12 @@
 """Which rollouts are paired, in Polars: LazyFrame to LazyFrame, on a slim frame without texts.
 
-A frame of rollouts has the columns row (position in the input), group and reward; a frame of pairs has chosen and
-rejected (rows) and margin.
+A frame of rollouts has the columns row (position in the input), group, response (equal for equal texts) and reward; a
+frame of pairs has chosen and rejected (rows) and margin.
 """
 
 import polars as pl
 
-ROLLOUT_SCHEMA = {"row": pl.UInt32, "group": pl.String, "reward": pl.Float64}
+ROLLOUT_SCHEMA = {"row": pl.UInt32, "group": pl.String, "response": pl.Binary, "reward": pl.Float64}
 
 
 def pairs_above_margin(rollouts: pl.LazyFrame, *, min_margin: float) -> pl.LazyFrame:
@@ -17,6 +17,17 @@ def pairs_above_margin(rollouts: pl.LazyFrame, *, min_margin: float) -> pl.LazyF
     """
     ranked = rollouts.pipe(ranked_within_group)
     return ranked.pipe(combinations_of_two).pipe(margin_at_least, min_margin)
+
+
+def distinct_responses(pairs: pl.LazyFrame, rollouts: pl.LazyFrame) -> pl.LazyFrame:
+    """Leave out the pairs of two equal texts: whatever their rewards are, they are no preference."""
+    responses = rollouts.select("row", "response")
+    return (
+        pairs.join(responses, left_on="chosen", right_on="row", maintain_order="left")
+        .join(responses, left_on="rejected", right_on="row", maintain_order="left", suffix="_rejected")
+        .filter(pl.col("response") != pl.col("response_rejected"))
+        .select("chosen", "rejected", "margin")
+    )
 
 
 def ranked_within_group(rollouts: pl.LazyFrame) -> pl.LazyFrame:
@@ -54,26 +65,32 @@ def margin_at_least(pairs: pl.LazyFrame, min_margin: float) -> pl.LazyFrame:
     )
 
 
-def unpaired_reasons(rollouts: pl.LazyFrame, pairs: pl.LazyFrame) -> pl.LazyFrame:
-    """Say for each group and rollout why it is in no pair; null where it is in one.
+def unpaired_reasons(rollouts: pl.LazyFrame, *, candidates: pl.LazyFrame, pairs: pl.LazyFrame) -> pl.LazyFrame:
+    """Say for each rollout why it is in none of the pairs; null where it is in one.
 
-    Returns the columns row, group, reason.
+    `candidates` are the pairs before those of equal texts were left out. Returns the columns row, group, reason.
     """
-    paired = pl.concat([pairs.select(row="chosen"), pairs.select(row="rejected")]).unique()
     alone = pl.len().over("group") == 1
     equal = pl.col("reward").min().over("group") == pl.col("reward").max().over("group")
     return (
         rollouts.with_columns(alone=alone, equal=equal)
-        .join(paired.with_columns(paired=True), on="row", how="left")
+        .join(_rows_of(pairs).with_columns(paired=True), on="row", how="left")
+        .join(_rows_of(candidates).with_columns(candidate=True), on="row", how="left")
         .select(
             "row",
             "group",
-            reason=pl.when(pl.col("paired"))
+            reason=pl.when("paired")
             .then(None)
             .when("alone")
             .then(pl.lit("single_rollout"))
             .when("equal")
             .then(pl.lit("equal_rewards"))
+            .when("candidate")
+            .then(pl.lit("equal_responses"))
             .otherwise(pl.lit("below_margin")),
         )
     )
+
+
+def _rows_of(pairs: pl.LazyFrame) -> pl.LazyFrame:
+    return pl.concat([pairs.select(row="chosen"), pairs.select(row="rejected")]).unique()

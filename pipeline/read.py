@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pipeline.attrition import Reason, RowDropped
 from schemas.lines import LineError, decode_tolerant, read_lines
+from schemas.terminal import path_text
 
 
 class Row(NamedTuple):
@@ -18,7 +19,7 @@ class Row(NamedTuple):
     @property
     def source(self) -> str:
         """Say where the row stands, as file:line."""
-        return f"{self.path}:{self.line}"
+        return f"{path_text(self.path)}:{self.line}"
 
 
 def read_rows(paths: Iterable[Path], advance: Callable[[int], None] = lambda amount: None) -> Iterator[Row]:

@@ -31,8 +31,8 @@ def rollout_of(row: Row) -> Rollout:
     """
     value = decode_row(row.content)
     params, output = value.get("responses_create_params"), _output(value)
-    if not isinstance(params, dict) or output is None:
-        raise RowDropped(Reason.NOT_A_ROLLOUT, "no responses_create_params or no response.output")
+    if not isinstance(params, dict) or not isinstance(output, list):
+        raise RowDropped(Reason.NOT_A_ROLLOUT, "no responses_create_params or no list response.output")
     _refuse_masked(value)
     reward = _reward(value)
     prompt = prompt_messages(params)
@@ -40,7 +40,7 @@ def rollout_of(row: Row) -> Rollout:
         group=group_key(value, prompt, path=row.path),
         reward=reward,
         prompt=prompt,
-        response=response_text(output),
+        response=response_text(output, prompt=prompt),
         agent=agent_name(value),
         source=row.source,
     )

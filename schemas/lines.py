@@ -14,9 +14,11 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from schemas.errors import InputError
+from schemas.terminal import path_text
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 READ_BUFFER_BYTES = 1 << 20
+JSON_WHITESPACE = b" \t\r\n"
 
 _decoder = msgspec.json.Decoder()
 
@@ -44,20 +46,22 @@ def read_lines(path: Path, advance: Callable[[int], None] = lambda amount: None)
                 advance(len(content))
                 if number == 1:
                     content = content.removeprefix(BYTE_ORDER_MARK)
-                content = content.strip()
+                content = content.strip(JSON_WHITESPACE)
                 if content:
                     yield Line(number, content)
     except OSError as error:
-        raise InputError(f"{path}: can't be read: {error.strerror or error}") from error
+        raise InputError(f"{path_text(path)}: can't be read: {error.strerror or error}") from error
 
 
 def open_input(path: Path) -> BinaryIO:
     """Open a file for reading, or say in the user's terms why not."""
     if path.is_dir():
-        raise InputError(f"{path}: is a directory; name the files in it, for example {path}/*.jsonl")
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    return path.open("rb", buffering=READ_BUFFER_BYTES)
+        shown = path_text(path)
+        raise InputError(f"{shown}: is a directory; name the files in it, for example {shown}/*.jsonl")
+    try:
+        return path.open("rb", buffering=READ_BUFFER_BYTES)
+    except FileNotFoundError:
+        raise InputError(f"{path_text(path)}: no such file") from None
 
 
 def decode_strict(content: bytes) -> object:
@@ -86,10 +90,18 @@ def decode_tolerant(content: bytes) -> object:
         return decode_strict(content)
     except LineError as strict_error:
         try:
-            value = json.loads(content)
+            value = json.loads(content, parse_int=_number)
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise LineError("a string holds a lone surrogate (half a character)") from None
         except (ValueError, RecursionError):
             raise strict_error from None
         return value
+
+
+def _number(digits: str) -> int | float:
+    """Read an integer of any size: Python refuses those of thousands of digits, as a float they are infinite."""
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)

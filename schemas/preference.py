@@ -10,6 +10,7 @@ import msgspec
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, InputError
 from schemas.lines import LineError, decode_strict, read_lines
+from schemas.terminal import path_text
 from schemas.validation import Kind, detect_kind, row_findings
 
 MAX_PROBLEMS_SHOWN = 3
@@ -41,6 +42,7 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
         InputError: the file can't be read, or a row is no preference pair; the first problems are named.
         DpoError: the file has no rows.
     """
+    shown = path_text(path)
     pairs: list[PreferencePair] = []
     problems: list[str] = []
     num_bad_rows = 0
@@ -49,19 +51,19 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
         try:
             row = decode_strict(line.content)
             kind = kind or detect_kind(row)
-            pairs.append(_pair(row, kind, source=f"{path}:{line.number}"))
+            pairs.append(_pair(row, kind, source=f"{shown}:{line.number}"))
         except LineError as error:
             num_bad_rows += 1
             if len(problems) < MAX_PROBLEMS_SHOWN:
-                problems.append(f"{path}:{line.number}: {error}")
+                problems.append(f"{shown}:{line.number}: {error}")
     if problems:
         listed = "\n  ".join(problems)
         raise InputError(
-            f"{path}: {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs:\n  {listed}\n"
-            f"  see all of them with: dpo validate {path}"
+            f"{shown}: {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs:\n  {listed}\n"
+            f"  see all of them with: dpo validate {shown}"
         )
     if not pairs:
-        raise DpoError(f"{path}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {path}")
+        raise DpoError(f"{shown}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}")
     return pairs
 
 
@@ -99,7 +101,7 @@ def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
 
 
 def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
-    better, worse = sorted(row["completions"], key=lambda completion: float(completion["rank"]))
+    better, worse = sorted(row["completions"], key=lambda completion: completion["rank"])
     if better["rank"] == worse["rank"]:
         raise LineError(f"both completions have rank {better['rank']}: neither is preferred; drop the row")
     for completion in (better, worse):

@@ -3,10 +3,12 @@
 Data and machine-readable output belong to stdout; what these functions make goes to stderr.
 """
 
+import os
 import sys
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
@@ -31,6 +33,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char == " " or unicodedata.category(char)[0] not in "CZ" else _escaped(char) for char in text
     )
+
+
+def path_text(path: Path) -> str:
+    """Show a path on one line, whatever its bytes are."""
+    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def excerpt(value: object) -> str:

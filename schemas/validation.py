@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema_rs
 
 from schemas.lines import Line, LineError, decode_strict, read_lines
-from schemas.terminal import bare_excerpt, excerpt
+from schemas.terminal import bare_excerpt, excerpt, path_text
 
 
 class Kind(StrEnum):
@@ -25,12 +25,20 @@ class Kind(StrEnum):
     PREFERENCE = "preference"
 
 
-KEYS_OF_KIND = {
-    Kind.ROLLOUT: ({"responses_create_params"}, {"response"}),
-    Kind.PREFERENCE: ({"completions"}, {"context"}),
-    Kind.BINARY_PREFERENCE: ({"chosen"}, {"rejected"}, {"prompt"}),
-}
-"""A row is of the first kind of which it has all keys of one of the sets."""
+KEYS_OF_KIND = (
+    ({"responses_create_params", "response"}, Kind.ROLLOUT),
+    ({"prompt", "chosen", "rejected"}, Kind.BINARY_PREFERENCE),
+    ({"context", "completions"}, Kind.PREFERENCE),
+    # what is left is incomplete, but can still be told
+    ({"responses_create_params"}, Kind.ROLLOUT),
+    ({"response"}, Kind.ROLLOUT),
+    ({"completions"}, Kind.PREFERENCE),
+    ({"context"}, Kind.PREFERENCE),
+    ({"chosen"}, Kind.BINARY_PREFERENCE),
+    ({"rejected"}, Kind.BINARY_PREFERENCE),
+    ({"prompt"}, Kind.BINARY_PREFERENCE),
+)
+"""A row is of the first kind of which it has all these keys; any kind may have other columns."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def validate_file(
     Raises:
         InputError: the file can't be read.
     """
+    shown = path_text(path)
     kind: Kind | None = None
     kept: list[Finding] = []
     rows = invalid_rows = num_findings = 0
@@ -100,21 +109,18 @@ def validate_file(
         invalid_rows += bool(found)
         num_findings += len(found)
         room = max(0, max_findings - len(kept))
-        kept += [Finding(str(path), line.number, *details) for details in found[:room]]
+        kept += [Finding(shown, line.number, *details) for details in found[:room]]
     if rows == 0:
         num_findings = 1
-        kept = [Finding(str(path), 0, "", "an empty file", "at least one row")]
-    return FileReport(str(path), kind, rows, invalid_rows, num_findings, tuple(kept))
+        kept = [Finding(shown, 0, "", "an empty file", "at least one row")]
+    return FileReport(shown, kind, rows, invalid_rows, num_findings, tuple(kept))
 
 
 def detect_kind(row: object) -> Kind | None:
     """Tell what a row is from its keys."""
     if not isinstance(row, dict):
         return None
-    for kind, key_sets in KEYS_OF_KIND.items():
-        if any(keys <= row.keys() for keys in key_sets):
-            return kind
-    return None
+    return next((kind for keys, kind in KEYS_OF_KIND if keys <= row.keys()), None)
 
 
 Details = tuple[str, str, str]
@@ -150,7 +156,7 @@ def _shape(value: object) -> str:
         return f"an array of {len(value)}"
     if isinstance(value, str):
         return excerpt(value) if value else "an empty string"
-    return excerpt(json.dumps(value))
+    return bare_excerpt(json.dumps(value))
 
 
 def _expectation(error: jsonschema_rs.ValidationError) -> str:

@@ -161,6 +161,7 @@ def test_collect_json_is_alone_on_stdout(dpo, files):
         "paired_rollouts": 2,
         "groups": 1,
         "paired_groups": 1,
+        "equal_pairs": 0,
         "pairs": 1,
         "output": "out.jsonl",
     }
@@ -282,10 +283,10 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, number, exit_code):
     with process, (tmp_path / "rollouts").open("wb") as writer:  # opens once the command reads
         writer.write(b"{}\n")
         writer.flush()
-        time.sleep(0.2)  # until it waits for the next row
+        time.sleep(0.3)  # until it waits for the next row
         process.send_signal(number)
         try:
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=5)
         finally:
             process.kill()
     assert process.returncode == exit_code, errors

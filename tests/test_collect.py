@@ -86,11 +86,13 @@ def test_each_row_leaves_in_a_pair_or_under_one_reason(tmp_path, rollout, write_
         rollout(prompt="good", response="A", reward=1),  # 25 paired
         rollout(prompt="good", response="B", reward=0),  # 26 paired
         rollout(prompt="good", response="C", reward=0),  # 27 paired
+        rollout(prompt="same", response="A", reward=1),  # 28 equal_responses
+        rollout(prompt="same", response="A", reward=0),  # 29 equal_responses
     ]
     path = write_jsonl(tmp_path / "rollouts.jsonl", rows)
     collection = collect_pairs([path], min_margin=0.1)
     assert collection.attrition.as_dict() == {
-        "rows": 26,
+        "rows": 28,
         "dropped": {
             "not_json": 2,
             "not_a_rollout": 2,
@@ -105,10 +107,12 @@ def test_each_row_leaves_in_a_pair_or_under_one_reason(tmp_path, rollout, write_
             "single_rollout": 1,
             "equal_rewards": 2,
             "below_margin": 2,
+            "equal_responses": 2,
         },
         "paired_rollouts": 3,
-        "groups": 4,  # alone, equal, near, good
+        "groups": 5,  # alone, equal, near, good, same
         "paired_groups": 1,
+        "equal_pairs": 1,
         "pairs": 2,
     }
     lines = {reason.value: example.split(": ")[0] for reason, example in collection.first_drops.items()}
@@ -146,6 +150,7 @@ def test_no_rows_at_all(tmp_path):
         "paired_rollouts": 0,
         "groups": 0,
         "paired_groups": 0,
+        "equal_pairs": 0,
         "pairs": 0,
     }
     assert written(collection, tmp_path) == []
@@ -211,13 +216,16 @@ def test_tasks_that_share_the_last_user_message_are_not_mixed(tmp_path, rollout,
                 {"role": "assistant", "content": "sure?"},
                 {"role": "user", "content": "yes"},
             ],
-            response=earlier,
+            response=f"{earlier} {reward}",
             reward=reward,
         )
         for earlier, reward in [("delete?", 1), ("delete?", 0), ("keep?", 1), ("keep?", 0)]
     ]
     rows = written(collect_pairs([write_jsonl(tmp_path / "r.jsonl", rows)], min_margin=0.1), tmp_path)
-    assert [(row["chosen"], row["rejected"]) for row in rows] == [("delete?", "delete?"), ("keep?", "keep?")]
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [
+        ("delete? 1", "delete? 0"),
+        ("keep? 1", "keep? 0"),
+    ]
     assert [len(row["prompt"]) for row in rows] == [3, 3]
 
 

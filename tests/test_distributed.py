@@ -41,7 +41,6 @@ def folder(tmp_path: Path) -> Path:
 def train(folder: Path, output: str, *launcher: str, num_processes: int, settings: tuple[str, ...] = ()) -> Path:
     command = [sys.executable, "-m", *launcher, "cli", "train", "pairs.jsonl", "--model", "policy", "-o", output]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
     result = subprocess.run(
         [*command, *SETTINGS, *settings], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
@@ -76,7 +75,7 @@ def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int)
 
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_run(folder: Path) -> None:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", *launch(2), "cli", "train", "missing.jsonl", "--model", "policy", "-o", "run"]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0

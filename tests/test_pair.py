@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pair import ROLLOUT_SCHEMA, pairs_above_margin, unpaired_reasons
+from pipeline.pair import ROLLOUT_SCHEMA, distinct_responses, pairs_above_margin, unpaired_reasons
 
 
-def frame(groups, rewards):
-    return pl.LazyFrame({"row": range(len(groups)), "group": groups, "reward": rewards}, schema=ROLLOUT_SCHEMA)
+def frame(groups, rewards, responses=None):
+    """Make the frame; each rollout has a text of its own where none are given."""
+    rows = range(len(groups))
+    texts = [text.encode() for text in responses or map(str, rows)]
+    return pl.LazyFrame({"row": rows, "group": groups, "response": texts, "reward": rewards}, schema=ROLLOUT_SCHEMA)
 
 
 def pairs_of(groups, rewards, min_margin):
@@ -20,9 +23,11 @@ def pairs_of(groups, rewards, min_margin):
     return list(pairs.iter_rows())
 
 
-def reasons_of(groups, rewards, min_margin):
-    rollouts = frame(groups, rewards)
-    outcome = unpaired_reasons(rollouts, pairs_above_margin(rollouts, min_margin=min_margin)).collect()
+def reasons_of(groups, rewards, min_margin, responses=None):
+    rollouts = frame(groups, rewards, responses)
+    candidates = pairs_above_margin(rollouts, min_margin=min_margin)
+    pairs = distinct_responses(candidates, rollouts)
+    outcome = unpaired_reasons(rollouts, candidates=candidates, pairs=pairs).collect()
     return [reason for _, _, reason in outcome.sort("row").iter_rows()]
 
 
@@ -82,6 +87,19 @@ def test_pairs_by_hand(groups, rewards, min_margin, expected):
 )
 def test_reasons_by_hand(groups, rewards, min_margin, expected):
     assert reasons_of(list(groups), rewards, min_margin) == expected
+
+
+def test_two_equal_texts_are_no_preference():
+    # rows 0 and 1 have one text and rewards 1 and 0; row 2 has another text
+    rollouts = frame(list("aaab"), [1, 0, 0, 1], ["same", "same", "other", "same"])
+    pairs = distinct_responses(pairs_above_margin(rollouts, min_margin=0.1), rollouts).collect()
+    assert list(pairs.iter_rows()) == [(0, 2, 1)]
+    assert reasons_of(list("aaab"), [1, 0, 0, 1], 0.1, ["same", "same", "other", "same"]) == [
+        None,
+        "equal_responses",
+        None,
+        "single_rollout",
+    ]
 
 
 REWARDS = st.sampled_from([-1.0, -0.0, 0.0, 0.1, 0.2, 0.3, 0.5, 1.0]) | st.floats(-1e9, 1e9)

@@ -3,6 +3,7 @@
 Run by the command line, or the same command under `accelerate launch` or `torchrun`.
 """
 
+import os
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import get_scheduler
 
+from schemas.errors import DpoError
 from schemas.preference import PreferencePair, read_pairs
 from schemas.terminal import progress
 from trainer.config import OptimizerSection, SchedulerSection, TrainConfig
@@ -75,10 +77,12 @@ def train(config: TrainConfig) -> RunResult | None:
                 _check_start(config, metrics)
             folder.log(_line(number, step, metrics))
             show(number, metrics)
-    state_dict = accelerator.get_state_dict(training.model)
+    state_dict = accelerator.get_state_dict(training.model)  # on all processes: sharded weights are gathered
+    model = accelerator.unwrap_model(training.model)
+    accelerator.end_training()
     if not accelerator.is_main_process:
         return None
-    folder.save_policy(accelerator.unwrap_model(training.model), tokenizer, state_dict, config)
+    folder.save_policy(model, tokenizer, state_dict, config)
     result = RunResult(folder.policy_dir, len(steps), data.num_pairs, time.perf_counter() - started, metrics)
     report.finish(result.seconds, folder.policy_dir)
     return result
@@ -90,7 +94,13 @@ def _start_accelerator(config: TrainConfig) -> tuple[Accelerator, TrainConfig]:
     if precision == "auto":
         has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if has_bfloat16 else "float32"
-    accelerator = Accelerator(mixed_precision="bf16" if precision == "bfloat16" else "no")
+    accelerator = Accelerator(
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        cpu=not torch.accelerator.is_available(),  # else Accelerate passes over the launcher's processes on a CPU
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise DpoError(f"the launcher started {launched} processes, and Accelerate found {accelerator.num_processes}")
     set_seed(config.dpo.seed)
     policy = config.policy.model_copy(update={"precision": precision})
     return accelerator, config.model_copy(update={"policy": policy})

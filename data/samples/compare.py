@@ -126,10 +126,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 def _read_prompt(path: Path, number: int, line: str) -> Prompt:
     try:
         row = json.loads(line)
-        chat = [
-            {"role": str(m["role"]), "content": str(m["content"])}
-            for m in row["responses_create_params"]["input"]
-        ]
+        chat = [{"role": str(m["role"]), "content": str(m["content"])} for m in row["responses_create_params"]["input"]]
         return Prompt(chat, str(row["expected_answer"]))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -141,9 +138,7 @@ def _read_prompt(path: Path, number: int, line: str) -> Prompt:
 def check_model_path(path: Path) -> None:
     """Fail before the slow imports, with a line that says what is missing."""
     if not path.is_dir():
-        raise InputError(
-            f"there is no model folder at {path}; give the folder that holds the model's config.json"
-        )
+        raise InputError(f"there is no model folder at {path}; give the folder that holds the model's config.json")
     if not (path / "config.json").is_file():
         raise InputError(f"{path} holds no config.json; give the folder of a saved model")
 
@@ -219,9 +214,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare two policies on held-out prompts.")
     parser.add_argument("before", type=Path, metavar="BEFORE_MODEL")
     parser.add_argument("after", type=Path, metavar="AFTER_MODEL")
-    parser.add_argument(
-        "--prompts", type=Path, default=DEFAULT_PROMPTS, help="default: heldout.jsonl beside me"
-    )
+    parser.add_argument("--prompts", type=Path, default=DEFAULT_PROMPTS, help="default: heldout.jsonl beside me")
     parser.add_argument("--samples", type=int, default=4, help="answers to each prompt (default 4)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the report")

@@ -197,17 +197,13 @@ def make_samples(out: Path, seed: int) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Make the samples and return the exit code."""
     parser = argparse.ArgumentParser(description="Make the sample policy, rollouts and held-out prompts.")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).resolve().parent, help="default: this folder"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="default: this folder")
     parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args(argv)
     try:
         (args.out / "policy").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        print(
-            f"cannot write to {args.out}: {error.strerror}; give a folder you can write to", file=sys.stderr
-        )
+        print(f"cannot write to {args.out}: {error.strerror}; give a folder you can write to", file=sys.stderr)
         return EXIT_BAD_PATH
     torch.use_deterministic_algorithms(True)
     # Numbers next to zero are many times slower than others on most processors.
