@@ -13,8 +13,6 @@ from schemas.lines import LineError, decode_strict, read_lines
 from schemas.terminal import path_text
 from schemas.validation import Kind, detect_kind, row_findings
 
-MAX_PROBLEMS_SHOWN = 3
-
 
 class Message(TypedDict):
     """One turn of a conversation in chat form."""
@@ -39,12 +37,12 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
     """Read a file of BinaryPreference or Preference rows, checked against their schema.
 
     Raises:
-        InputError: the file can't be read, or a row is no preference pair; the first problems are named.
+        InputError: the file can't be read, or a row is no preference pair; the first is named.
         DpoError: the file has no rows.
     """
     shown = path_text(path)
     pairs: list[PreferencePair] = []
-    problems: list[str] = []
+    first_problem = ""
     num_bad_rows = 0
     kind: Kind | None = None
     for line in read_lines(path, advance):
@@ -54,13 +52,11 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
             pairs.append(_pair(row, kind, source=f"{shown}:{line.number}"))
         except LineError as error:
             num_bad_rows += 1
-            if len(problems) < MAX_PROBLEMS_SHOWN:
-                problems.append(f"{shown}:{line.number}: {error}")
-    if problems:
-        listed = "\n  ".join(problems)
+            first_problem = first_problem or f"{shown}:{line.number}: {error}"
+    if num_bad_rows:
         raise InputError(
-            f"{shown}: {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs:\n  {listed}\n"
-            f"  see all of them with: dpo validate {shown}"
+            f"{first_problem}; {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs, "
+            f"see each with: dpo validate {shown}"
         )
     if not pairs:
         raise DpoError(f"{shown}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}")
@@ -81,7 +77,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
     if kind is Kind.ROLLOUT:
-        raise LineError("a rollout, not a pair; make pairs of the file first with: dpo collect-pairs")
+        raise LineError("a rollout, not a pair (make pairs of rollouts with dpo collect-pairs)")
     for pointer, got, expected in row_findings(row, kind):
         raise LineError(f"{pointer or '(row)'}: got {got}, expected {expected}")
     assert isinstance(row, dict)
@@ -102,8 +98,6 @@ def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
 
 def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
     better, worse = sorted(row["completions"], key=lambda completion: completion["rank"])
-    if better["rank"] == worse["rank"]:
-        raise LineError(f"both completions have rank {better['rank']}: neither is preferred; drop the row")
     for completion in (better, worse):
         roles = [message["role"] for message in completion["completion"]]
         if roles != ["assistant"]:

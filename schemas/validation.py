@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jsonschema_rs
 
@@ -132,9 +133,21 @@ def row_findings(row: object, kind: Kind | None) -> Iterator[Details]:
     if kind is None:
         yield "", _shape(row), "a rollout, a BinaryPreference row or a Preference row"
         return
+    is_valid = True
     for error in validator_of(kind).iter_errors(row):
+        is_valid = False
         pointer = "".join(f"/{_pointer_part(part)}" for part in error.instance_path)
         yield pointer, _shape(error.instance), _expectation(error)
+    if is_valid and kind is Kind.PREFERENCE:
+        yield from _rank_findings(row)
+
+
+def _rank_findings(row: Any) -> Iterator[Details]:
+    """Refuse a tie, which no JSON Schema can: nothing says which completion is preferred."""
+    first, second = (completion["rank"] for completion in row["completions"])
+    if first == second:
+        got = f"two completions of rank {bare_excerpt(json.dumps(first))}"
+        yield "/completions", got, "distinct ranks: the lower one is preferred"
 
 
 def _decoded(line: Line) -> tuple[object, Details | None]:

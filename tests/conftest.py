@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# The models of the tests are so small that a second thread only waits; on a busy machine it waits for long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -384,3 +384,12 @@ def test_a_report_becomes_json(tmp_path, write_jsonl):
         "num_findings": 1,
         "findings": [{"path": str(path), "line": 1, "pointer": "/chosen", "got": "5", "expected": "string"}],
     }
+
+
+def test_a_tie_is_found(tmp_path, write_jsonl):
+    completions = [
+        {"rank": rank, "completion": [{"role": "assistant", "content": text}]} for rank, text in ((1, "A"), (1.0, "B"))
+    ]
+    row = {"context": [{"role": "user", "content": "Q"}], "completions": completions}
+    (finding,) = validate_file(write_jsonl(tmp_path / "pairs.jsonl", [row]), max_findings=9).findings
+    assert (finding.pointer, finding.got) == ("/completions", "two completions of rank 1")

@@ -53,8 +53,8 @@ def train(config: TrainConfig) -> RunResult | None:
         DpoError: nothing to train on, or the training went wrong.
     """
     started = time.perf_counter()
-    pairs = read_pairs(config.data.train.data_path)
     accelerator, config = _start_accelerator(config)
+    pairs = _read(config.data.train.data_path, shown=accelerator.is_main_process)
     model, tokenizer = load_policy(config.policy.model_name)
     data = _tokenize(config, pairs, tokenizer, shown=accelerator.is_main_process)
     steps = plan_steps(
@@ -104,6 +104,11 @@ def _start_accelerator(config: TrainConfig) -> tuple[Accelerator, TrainConfig]:
     set_seed(config.dpo.seed)
     policy = config.policy.model_copy(update={"precision": precision})
     return accelerator, config.model_copy(update={"policy": policy})
+
+
+def _read(path: Path, *, shown: bool) -> list[PreferencePair]:
+    with progress("reading", total=path.stat().st_size, unit="bytes", shown=shown) as advance:
+        return read_pairs(path, advance)
 
 
 def _tokenize(config: TrainConfig, pairs: list[PreferencePair], tokenizer: Any, *, shown: bool) -> TokenizedPairs:

@@ -64,10 +64,16 @@ class RunReport:
 
 @contextmanager
 def _step_bar(console: Console, num_steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
-    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+    columns = (MofNCompleteColumn(), BarColumn(bar_width=16), TimeRemainingColumn(compact=True))
     with Progress(*columns, TextColumn("{task.fields[values]}"), console=console) as bar:
         task = bar.add_task("", total=num_steps, values="")
-        yield lambda number, metrics: bar.update(task, completed=number, values=_columns(metrics))
+        yield lambda number, metrics: bar.update(task, completed=number, values=_short_columns(metrics))
+
+
+def _short_columns(metrics: dict[str, float]) -> str:
+    """Show what fits beside a bar on 80 columns."""
+    pairs_per_second = metrics["num_valid_samples"] / metrics["step_seconds"]
+    return f"loss {metrics['loss']:.4f} margin {metrics['margin_mean']:+.3f} {pairs_per_second:,.0f} pairs/s"
 
 
 def _columns(metrics: dict[str, float]) -> str:

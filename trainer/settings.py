@@ -60,7 +60,7 @@ def resolve(
     except ValidationError as error:
         problems += [_explain(details) for details in error.errors()]
     if problems:
-        raise UsageError("wrong settings:\n  " + "\n  ".join(problems))
+        raise UsageError(problems[0] if len(problems) == 1 else "wrong settings:\n  " + "\n  ".join(problems))
     return config
 
 

@@ -1,0 +1,145 @@
+"""`dpo train` as a user meets it: what it prints where, and one clear line for each mistake."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from schemas.preference import write_rows
+from tests.tiny_models import save_tiny_policy
+
+ROWS = [{"prompt": "Q", "chosen": f"yes {number}", "rejected": "no"} for number in range(3)]
+QUICK = ("policy.train_micro_batch_size=4", "policy.train_global_batch_size=4")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_rows(tmp_path / "pairs.jsonl", ROWS)
+    save_tiny_policy(tmp_path / "policy")
+    (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n{"prompt": "Q",\n')
+    (tmp_path / "schema.jsonl").write_text('{"prompt": "Q", "chosen": "A"}\n')
+    (tmp_path / "tie.jsonl").write_text(
+        '{"context": [{"role": "user", "content": "Q"}], "completions": ['
+        '{"rank": 1, "completion": [{"role": "assistant", "content": "A"}]},'
+        '{"rank": 1, "completion": [{"role": "assistant", "content": "B"}]}]}\n'
+    )
+    (tmp_path / "rollouts.jsonl").write_text(
+        '{"responses_create_params": {"input": "Q"}, "response": {"output": []}}\n'
+    )
+    (tmp_path / "no_model").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "metrics.jsonl").touch()
+    return tmp_path
+
+
+MISUSES = [
+    # arguments, exit code, what the message says
+    (["missing.jsonl", "--model", "policy"], 3, "missing.jsonl: no such file"),
+    (["policy", "--model", "policy"], 3, "policy: is a directory; name the files in it, for example policy/*.jsonl"),
+    (["empty.jsonl", "--model", "policy"], 1, "empty.jsonl: has no rows; make pairs with: dpo collect-pairs"),
+    (["broken.jsonl", "--model", "policy"], 3, "broken.jsonl:2: Input data was truncated"),
+    (
+        ["schema.jsonl", "--model", "policy"],
+        3,
+        "schema.jsonl:1: (row): got an object with keys chosen, prompt, expected a key rejected",
+    ),
+    (["tie.jsonl", "--model", "policy"], 3, "tie.jsonl:1: /completions: got two completions of rank 1"),
+    (["rollouts.jsonl", "--model", "policy"], 3, "rollouts.jsonl:1: a rollout, not a pair"),
+    (["pairs.jsonl", "--model", "./nowhere"], 3, "model ./nowhere: no such folder; name a local folder"),
+    (["pairs.jsonl", "--model", "pairs.jsonl"], 3, "model pairs.jsonl: no such folder"),
+    (["pairs.jsonl", "--model", "no_model"], 3, "model no_model: the folder has no config.json"),
+    (
+        ["pairs.jsonl", "--model", "some-org/no-such-model"],
+        3,
+        "model some-org/no-such-model: no such folder, and the hub",
+    ),
+    (["pairs.jsonl"], 3, "model Qwen/Qwen2.5-1.5B-Instruct: no such folder, and the hub can't be asked"),
+    (["pairs.jsonl", "--model", "policy", "-o", "used"], 2, "used: exists and is not empty; name a new folder with -o"),
+    (["pairs.jsonl", "--model", "policy", "-o", "pairs.jsonl"], 2, "pairs.jsonl: exists and is not empty"),
+    (["pairs.jsonl", "--model", "policy", "-o", "pairs.jsonl/run"], 1, "pairs.jsonl/run: can't be written"),
+    (["pairs.jsonl", "--modell", "policy"], 2, "No such option: --modell"),
+    (["pairs.jsonl", "--model", "policy", "dpo.sed=3"], 2, "dpo.sed: no such setting; did you mean dpo.seed?"),
+    (
+        ["pairs.jsonl", "--model", "policy", "policy.max_total_sequence_length=3"],
+        1,
+        "no pair is left to train on (3 too_long)",
+    ),
+    ([], 2, "Missing argument 'pairs'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "exit_code", "message"), MISUSES, ids=lambda value: str(value)[:60])
+def test_misuse(dpo, folder: Path, arguments: list[str], exit_code: int, message: str) -> None:
+    before = {path: path.stat().st_size for path in folder.rglob("*")}
+    result = dpo("train", *arguments, cwd=folder, HF_HUB_OFFLINE="1", HF_HOME=str(folder.parent / "hub"))
+    assert result.returncode == exit_code, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("dpo: error: ")
+    assert message in line
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert {path: path.stat().st_size for path in folder.rglob("*")} == before
+
+
+def test_the_policy_is_all_that_goes_to_stdout(dpo, folder: Path) -> None:
+    result = dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", *QUICK, cwd=folder)
+    assert (result.returncode, result.stdout) == (0, "run/policy\n"), result.stderr
+    assert "3 pairs of 4 distinct responses to 1 prompts" in result.stderr
+    assert "step    1/1  loss 0.6931" in result.stderr
+
+
+def test_json(dpo, folder: Path) -> None:
+    result = dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", "--json", *QUICK, cwd=folder)
+    summary = json.loads(result.stdout)
+    assert (summary["policy_dir"], summary["steps"], summary["pairs"]) == ("run/policy", 1, 3)
+    assert summary["metrics"]["loss"] == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_without_the_extra_the_remedy_is_told(folder: Path) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; import cli;"
+        "sys.argv = ['dpo', 'train', 'pairs.jsonl', '--model', 'policy']; cli.main()"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    result = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("dpo: error: dpo train needs torch; install with: pip install 'dpo[train]'")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_interrupted_says_so_and_leaves_no_policy(folder: Path, number: int, exit_code: int) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "train",
+        "pairs.jsonl",
+        "--model",
+        "policy",
+        "-o",
+        "run",
+        "dpo.max_num_epochs=100000",
+    ]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""}
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "run" / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == exit_code, errors
+    assert output == ""
+    assert "Traceback" not in errors
+    assert not (folder / "run" / "policy").exists()
+    for line in (folder / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)  # each line is whole
