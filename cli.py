@@ -11,11 +11,11 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from schemas.errors import EXIT_INTERNAL, DpoError, UsageError
+from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
 
 if TYPE_CHECKING:
     from pipeline.collect import Collection
@@ -40,7 +40,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 
 def main() -> None:
     """Run the command; turn each error into a message on stderr and the documented exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    signal.signal(signal.SIGTERM, lambda *_: _fail("terminated", EXIT_TERMINATED))
     try:
         exit_code = app(standalone_mode=False, prog_name="dpo") or 0
         if exit_code == EXIT_INTERRUPTED:  # Typer has turned Ctrl-C into a code already
@@ -111,7 +111,7 @@ def collect_pairs_command(
     row. Example: dpo collect-pairs rollouts.jsonl -o dpo_train.jsonl --min-margin 0.1
     """
     from pipeline.collect import collect_pairs, refuse_output
-    from schemas.terminal import path_text, progress
+    from schemas.terminal import counted, path_text, progress
 
     signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
     refuse_output(output, rollouts)
@@ -127,7 +127,7 @@ def collect_pairs_command(
     if not collection.attrition.pairs:
         raise DpoError(_why_no_pairs(collection, min_margin))
     if not as_json:
-        typer.echo(f"wrote {collection.attrition.pairs:,} pairs to {path_text(output)}", err=True)
+        typer.echo(f"wrote {counted(collection.attrition.pairs, 'pair')} to {path_text(output)}", err=True)
 
 
 @app.command("validate")
@@ -138,6 +138,10 @@ def validate_command(
     max_findings: Annotated[
         int, typer.Option(min=1, help="Findings to show for each file; all are counted.")
     ] = MAX_FINDINGS,
+    kind: Annotated[
+        Literal["rollout", "binary_preference", "preference"] | None,
+        typer.Option(help="What the files must be.", show_default="told by the first row"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check each row of the files against the schema of what the file is.
@@ -146,17 +150,23 @@ def validate_command(
     Example: dpo validate dpo_train.jsonl
     """
     from schemas.terminal import progress
-    from schemas.validation import validate_file
+    from schemas.validation import Kind, validate_file
 
-    reports = []
+    wanted = None if kind is None else Kind(kind)
+    reports, unreadable = [], []
     with progress("checking", total=_total_bytes(files), unit="bytes") as advance:
         for path in files:
-            reports.append(validate_file(path, max_findings=max_findings, advance=advance))
+            try:
+                reports.append(validate_file(path, kind=wanted, max_findings=max_findings, advance=advance))
+            except InputError as error:
+                unreadable.append(str(error))
     if as_json:
         typer.echo(json.dumps({"files": [report.as_dict() for report in reports]}))
     else:
         for report in reports:
             _print_report(report)
+    if unreadable:
+        raise InputError("; ".join(unreadable))
     if any(report.num_findings for report in reports):
         raise typer.Exit(1)
 
@@ -165,14 +175,15 @@ def validate_command(
 def train_command(
     pairs: Annotated[Path, typer.Argument(help="Preference pairs (JSONL) to train on.", show_default=False)],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[key=value]...", help="Settings, such as dpo.seed=7.")
+        list[str] | None,
+        typer.Argument(metavar="key=value", help="Settings, such as dpo.seed=7; docs/training.md lists all."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Policy to start from: a folder or a hub name. Same as policy.model_name=."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New folder for the run. [default: runs/<time>]")
+        Path | None, typer.Option("--output", "-o", help="New folder for the run.", show_default="runs/<time>")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -189,7 +200,10 @@ def train_command(
     try:
         from trainer.loop import train
     except ModuleNotFoundError as error:
-        raise UsageError(f"dpo train needs {error.name}; install with: pip install 'dpo[train]'") from error
+        raise UsageError(
+            f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
+            "or uv run --extra train dpo train"
+        ) from error
     result = train(config)
     if result is not None:
         typer.echo(json.dumps(result.as_dict()) if as_json else str(result.policy_dir))
@@ -200,31 +214,24 @@ def _total_bytes(paths: list[Path]) -> int:
 
 
 def _print_attrition(collection: "Collection") -> None:
-    from rich.table import Table
-
     from pipeline.attrition import MEANING, Reason
-    from schemas.terminal import printable, stderr_console
+    from schemas.terminal import counted, printable, stderr_console
 
-    attrition = collection.attrition
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(justify="right")
-    table.add_column(no_wrap=True)
-    table.add_column()
-    table.add_row(f"{attrition.rows:,}", "rows read")
-    for reason in Reason:
-        if count := attrition.dropped[reason]:
-            table.add_row(f"-{count:,}", reason, MEANING[reason])
-    table.add_row(f"{attrition.paired_rollouts:,}", "rows in pairs")
-    console = stderr_console()
-    console.print(table)
+    attrition, say = collection.attrition, stderr_console().print
+    dropped = [reason for reason in Reason if attrition.dropped[reason]]
+    digits = len(f"-{attrition.rows:,}")
+    reason_width = max(map(len, dropped), default=0)
+    say(f"{attrition.rows:>{digits},}  rows read")
+    for reason in dropped:
+        say(f"{-attrition.dropped[reason]:>{digits},}  {reason:<{reason_width}}  {MEANING[reason]}", soft_wrap=True)
+    say(f"{attrition.paired_rollouts:>{digits},}  rows in pairs")
     for reason in Reason:
         if example := collection.first_drops.get(reason):
-            console.print(printable(f"{reason}, for example {example}"), soft_wrap=True)
+            say(printable(f"{reason}, for example {example}"), soft_wrap=True)
     if attrition.equal_pairs:
-        console.print(f"{attrition.equal_pairs:,} pairs left out: both responses are the same text")
-    console.print(
-        f"{attrition.groups:,} prompts, {attrition.paired_groups:,} of them with pairs; {attrition.pairs:,} pairs"
-    )
+        say(f"{counted(attrition.equal_pairs, 'pair')} left out: both responses are the same text")
+    prompts, pairs = counted(attrition.groups, "prompt"), counted(attrition.pairs, "pair")
+    say(f"{prompts}, {attrition.paired_groups:,} with pairs; {pairs}")
 
 
 def _why_no_pairs(collection: "Collection", min_margin: float) -> str:
@@ -241,7 +248,7 @@ def _why_no_pairs(collection: "Collection", min_margin: float) -> str:
 
 
 def _print_report(report: "FileReport") -> None:
-    from schemas.terminal import printable, stderr_console
+    from schemas.terminal import counted, printable, stderr_console
 
     console = stderr_console()
     for finding in report.findings:
@@ -250,7 +257,7 @@ def _print_report(report: "FileReport") -> None:
         console.print(f"… and {hidden:,} more findings (--max-findings shows more)")
     kind = report.kind or "unknown kind"
     verdict = f"{report.invalid_rows:,} of them invalid" if report.num_findings else "all valid"
-    console.print(printable(f"{report.path}: {report.rows:,} rows of {kind}, {verdict}"), soft_wrap=True)
+    console.print(f"{report.path}: {counted(report.rows, 'row')} of {kind}, {verdict}", soft_wrap=True)
 
 
 if __name__ == "__main__":

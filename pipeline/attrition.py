@@ -35,7 +35,7 @@ MEANING = {
     Reason.RESPONSE_UNSUPPORTED: "refusals, other people's turns or unknown items in the response",
     Reason.TOOL_USE: "tools are offered or called, which chosen/rejected texts can't hold",
     Reason.RESPONSE_EMPTY: "no text in the response",
-    Reason.SINGLE_ROLLOUT: "the only usable rollout of its prompt",
+    Reason.SINGLE_ROLLOUT: "the only usable rollout of its prompt in its file",
     Reason.EQUAL_REWARDS: "all rollouts of its prompt have the same reward",
     Reason.BELOW_MARGIN: "no other rollout of its prompt is a margin apart",
     Reason.EQUAL_RESPONSES: "all rollouts of its prompt that are a margin apart have the same text",

@@ -19,6 +19,7 @@ class Rollout:
     reward: float
     prompt: tuple[Message, ...]
     response: str
+    truncated: bool  # cut by a limit, so the policy did not end it
     agent: str | None
     source: str  # file:line
 
@@ -32,7 +33,9 @@ def rollout_of(row: Row) -> Rollout:
     value = decode_row(row.content)
     params, output = value.get("responses_create_params"), _output(value)
     if not isinstance(params, dict) or not isinstance(output, list):
-        raise RowDropped(Reason.NOT_A_ROLLOUT, "no responses_create_params or no list response.output")
+        is_pair = {"chosen", "rejected"} <= value.keys()
+        met = "a preference pair already" if is_pair else "no responses_create_params or no list response.output"
+        raise RowDropped(Reason.NOT_A_ROLLOUT, met)
     _refuse_masked(value)
     reward = _reward(value)
     prompt = prompt_messages(params)
@@ -41,6 +44,7 @@ def rollout_of(row: Row) -> Rollout:
         reward=reward,
         prompt=prompt,
         response=response_text(output, prompt=prompt),
+        truncated=_is_truncated(value),
         agent=agent_name(value),
         source=row.source,
     )
@@ -50,6 +54,12 @@ def _output(value: dict[str, Any]) -> object:
     """Find the trajectory: `response.output`, or the `output` of Gym's first documentation."""
     response = value.get("response")
     return response.get("output") if isinstance(response, dict) else value.get("output")
+
+
+def _is_truncated(value: dict[str, Any]) -> bool:
+    """Read `incomplete_details`, the only place where Gym tells it: `status` is null in most rows."""
+    response = value.get("response")
+    return isinstance(response, dict) and bool(response.get("incomplete_details"))
 
 
 def _refuse_masked(value: dict[str, Any]) -> None:

@@ -18,6 +18,8 @@ def binary_preference_row(chosen: Rollout, rejected: Rollout, *, margin: float) 
         "chosen_reward": chosen.reward,
         "rejected_reward": rejected.reward,
         "margin": margin,
+        "chosen_truncated": chosen.truncated,
+        "rejected_truncated": rejected.truncated,
         "group": chosen.group,
         "agent": chosen.agent,
         "chosen_source": chosen.source,

@@ -7,6 +7,7 @@ apart. Blank lines are passed over and a byte order mark is taken off. Two readi
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -17,6 +18,7 @@ from schemas.errors import InputError
 from schemas.terminal import path_text
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, zstd, zip
 READ_BUFFER_BYTES = 1 << 20
 JSON_WHITESPACE = b" \t\r\n"
 
@@ -45,6 +47,8 @@ def read_lines(path: Path, advance: Callable[[int], None] = lambda amount: None)
             for number, content in enumerate(stream, start=1):
                 advance(len(content))
                 if number == 1:
+                    if content.startswith(COMPRESSED):
+                        raise InputError(f"{path_text(path)}: is compressed; unpack it first")
                     content = content.removeprefix(BYTE_ORDER_MARK)
                 content = content.strip(JSON_WHITESPACE)
                 if content:
@@ -55,13 +59,15 @@ def read_lines(path: Path, advance: Callable[[int], None] = lambda amount: None)
 
 def open_input(path: Path) -> BinaryIO:
     """Open a file for reading, or say in the user's terms why not."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (it never raises)
         shown = path_text(path)
-        raise InputError(f"{shown}: is a directory; name the files in it, for example {shown}/*.jsonl")
+        raise InputError(f"{shown}: is a directory; name a file in it")
     try:
         return path.open("rb", buffering=READ_BUFFER_BYTES)
     except FileNotFoundError:
         raise InputError(f"{path_text(path)}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path_text(path)}: can't be read: {error.strerror or error}") from error
 
 
 def decode_strict(content: bytes) -> object:

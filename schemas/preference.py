@@ -31,6 +31,8 @@ class PreferencePair:
     source: str  # file:line
     chosen_reward: float | None = None
     rejected_reward: float | None = None
+    chosen_truncated: bool = False  # the response was cut by a limit, so the policy did not end it
+    rejected_truncated: bool = False
 
 
 def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None) -> list[PreferencePair]:
@@ -49,6 +51,8 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
         try:
             row = decode_strict(line.content)
             kind = kind or detect_kind(row)
+            if kind is Kind.ROLLOUT:
+                raise InputError(f"{shown}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {shown}")
             pairs.append(_pair(row, kind, source=f"{shown}:{line.number}"))
         except LineError as error:
             num_bad_rows += 1
@@ -76,8 +80,6 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
-    if kind is Kind.ROLLOUT:
-        raise LineError("a rollout, not a pair (make pairs of rollouts with dpo collect-pairs)")
     for pointer, got, expected in row_findings(row, kind):
         raise LineError(f"{pointer or '(row)'}: got {got}, expected {expected}")
     assert isinstance(row, dict)
@@ -93,6 +95,8 @@ def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
         source=source,
         chosen_reward=row.get("chosen_reward"),
         rejected_reward=row.get("rejected_reward"),
+        chosen_truncated=row.get("chosen_truncated") or False,
+        rejected_truncated=row.get("rejected_truncated") or False,
     )
 
 
@@ -109,4 +113,6 @@ def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
         source=source,
         chosen_reward=better.get("reward"),
         rejected_reward=worse.get("reward"),
+        chosen_truncated=better.get("truncated") or False,
+        rejected_truncated=worse.get("truncated") or False,
     )

@@ -40,6 +40,11 @@ def path_text(path: Path) -> str:
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
+def counted(number: int, noun: str) -> str:
+    """Put a number before a noun: 1 pair, 1,354 pairs."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def excerpt(value: object) -> str:
     """Show a foreign value, text in quotes, in at most `MAX_EXCERPT` harmless characters."""
     return bare_excerpt(repr(value) if isinstance(value, str) else str(value))

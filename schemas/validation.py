@@ -90,16 +90,16 @@ def validator_of(kind: Kind) -> jsonschema_rs.Draft202012Validator:
 def validate_file(
     path: Path,
     *,
+    kind: Kind | None = None,
     max_findings: int,
     advance: Callable[[int], None] = lambda amount: None,
 ) -> FileReport:
-    """Check each row of a file; keep the first `max_findings` findings and count the rest.
+    """Check each row of a file, of the given kind or of its first row's; keep the first `max_findings` findings.
 
     Raises:
         InputError: the file can't be read.
     """
     shown = path_text(path)
-    kind: Kind | None = None
     kept: list[Finding] = []
     rows = invalid_rows = num_findings = 0
     for line in read_lines(path, advance):

@@ -56,14 +56,13 @@ def snapshot(folder):
         # inputs
         ("collect-pairs absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
         ("collect-pairs good.jsonl absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
-        ("collect-pairs folder", UNREADABLE, "folder: is a directory; name the files in it"),
+        ("collect-pairs folder", UNREADABLE, "folder: is a directory; name a file in it"),
         ("collect-pairs loop", UNREADABLE, "loop"),
         ("collect-pairs " + "a" * 300, UNREADABLE, "aaa"),
         ("collect-pairs file\x1b[31m", UNREADABLE, r"file\x1b[31m: no such file"),
         ("collect-pairs fi\nle", UNREADABLE, "no such file"),
         ("validate absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
-        ("validate pairs.jsonl absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
-        ("validate folder", UNREADABLE, "folder: is a directory; name the files in it"),
+        ("validate folder", UNREADABLE, "folder: is a directory; name a file in it"),
         ("validate " + "a" * 300, UNREADABLE, "aaa"),
     ],
     ids=lambda value: ascii(value)[:60],
@@ -109,7 +108,7 @@ def test_a_collection_that_fails_ends_with_one_line_and_leaves_nothing(dpo, file
 @pytest.mark.parametrize(
     ("name", "exit_code", "message"),
     [
-        ("pairs.jsonl", 0, "pairs.jsonl: 1 rows of binary_preference, all valid"),
+        ("pairs.jsonl", 0, "pairs.jsonl: 1 row of binary_preference, all valid"),
         ("good.jsonl", 0, "good.jsonl: 2 rows of rollout, all valid"),
         ("bad_pairs.jsonl", FAILED, "bad_pairs.jsonl:2: /chosen: got an empty string, expected a length of at least 1"),
         ("malformed.jsonl", FAILED, "malformed.jsonl:1: (row): got no valid JSON"),
@@ -133,9 +132,27 @@ def test_validate_looks_at_all_files_and_tells_how_many_findings_are_hidden(dpo,
         "many.jsonl:2: /chosen: got an empty string, expected a length of at least 1",
         "… and 3 more findings (--max-findings shows more)",
         "many.jsonl: 5 rows of binary_preference, 5 of them invalid",
-        "pairs.jsonl: 1 rows of binary_preference, all valid",
+        "pairs.jsonl: 1 row of binary_preference, all valid",
         "",
     ]
+
+
+def test_validate_checks_the_others_where_a_file_is_missing(dpo, files):
+    run = dpo("validate", "absent.jsonl", "pairs.jsonl")
+    assert run.returncode == UNREADABLE
+    assert run.stderr.split("\n") == [
+        "pairs.jsonl: 1 row of binary_preference, all valid",
+        "dpo: error: absent.jsonl: no such file",
+        "",
+    ]
+
+
+def test_validate_can_require_a_kind(dpo, files):
+    assert dpo("validate", "pairs.jsonl", "--kind", "binary_preference").returncode == 0
+    run = dpo("validate", "good.jsonl", "--kind", "binary_preference")
+    assert run.returncode == FAILED
+    assert "good.jsonl:1: (row): got an object with keys" in run.stderr
+    assert dpo("validate", "pairs.jsonl", "--kind", "poem").returncode == MISUSE
 
 
 def test_collect_writes_the_pairs_and_tells_of_them_on_stderr(dpo, files):
@@ -149,7 +166,7 @@ def test_collect_writes_the_pairs_and_tells_of_them_on_stderr(dpo, files):
     assert any(line.startswith("-1 not_json") and "the line is no valid JSON" in line for line in lines)
     assert "mixed.jsonl:1: " in run.stderr
     assert any(line.startswith("2 ") and line.endswith("in pairs") for line in lines)
-    assert lines[-3:] == ["1 prompts, 1 of them with pairs; 1 pairs", "wrote 1 pairs to dpo_train.jsonl", ""]
+    assert lines[-3:] == ["1 prompt, 1 with pairs; 1 pair", "wrote 1 pair to dpo_train.jsonl", ""]
 
 
 def test_collect_json_is_alone_on_stdout(dpo, files):

@@ -1,5 +1,6 @@
 """Collecting pairs from files: the account of every row, the recipe's pairs, and where the recipe is wrong."""
 
+import gzip
 import json
 import random
 from collections import defaultdict
@@ -193,6 +194,8 @@ def test_a_row_of_output_can_be_traced_back(tmp_path, rollout, write_jsonl):
         "chosen_reward": 1.0,
         "rejected_reward": 0.25,
         "margin": 0.75,
+        "chosen_truncated": False,
+        "rejected_truncated": False,
         "agent": "agent",
         "chosen_source": f"{path}:3",
         "rejected_source": f"{path}:1",
@@ -361,3 +364,17 @@ def test_a_lone_surrogate_in_a_text_is_a_named_drop(tmp_path, rollout, write_jso
 def test_a_file_name_that_is_no_utf_8(tmp_path, rollout, write_jsonl):
     path = write_jsonl(tmp_path / "rollouts\udcff.jsonl", [rollout(reward=1), rollout(response="B", reward=0)])
     assert len(written(collect_pairs([path], min_margin=0.1), tmp_path)) == 1
+
+
+def test_a_response_cut_by_a_limit_is_marked(tmp_path, rollout, write_jsonl):
+    rows = [rollout(response="whole", reward=1), rollout(response="cut of", reward=0)]
+    rows[1]["response"]["incomplete_details"] = {"reason": "max_output_tokens"}
+    (row,) = written(collect_pairs([write_jsonl(tmp_path / "r.jsonl", rows)], min_margin=0.1), tmp_path)
+    assert (row["chosen_truncated"], row["rejected_truncated"]) == (False, True)
+
+
+def test_compressed_files_are_told(tmp_path):
+    path = tmp_path / "rollouts.jsonl.gz"
+    path.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(InputError, match=r"rollouts\.jsonl\.gz: is compressed; unpack it first"):
+        collect_pairs([path], min_margin=0.1)

@@ -25,17 +25,28 @@ def test_sigmoid_loss_stays_finite_far_out() -> None:
 
 
 def test_log_ratios_by_hand() -> None:
-    policy, reference = torch.tensor([-6.0, -2.0]), torch.tensor([-8.0, -3.0])
-    assert log_ratios(policy_logps=policy, reference_logps=reference).tolist() == [2.0, 1.0]
-    per_token = log_ratios(policy_logps=policy, reference_logps=reference, num_tokens=torch.tensor([4, 2]))
-    assert per_token.tolist() == [0.5, 0.5]
+    # two responses of 2 and 1 tokens
+    policy = ResponseLogps(torch.tensor([-4.0, -2.0, -2.0]), (2, 1))
+    reference = ResponseLogps(torch.tensor([-5.0, -3.0, -3.0]), (2, 1))
+    assert log_ratios(policy, reference).tolist() == [2.0, 1.0]
+    assert log_ratios(policy, reference, average=True).tolist() == [1.0, 1.0]
+
+
+def test_log_ratios_of_long_responses_keep_their_digits() -> None:
+    """16,000 tokens of about -0.6 nats sum up to -10,000, where float32 has a thousandth left."""
+    torch.manual_seed(0)
+    reference = -0.6 + 0.1 * torch.randn(16_000)
+    policy = reference + 1e-5 * torch.randn(16_000)
+    exact = (policy.double() - reference.double()).sum().item()
+    found = log_ratios(ResponseLogps(policy, (16_000,)), ResponseLogps(reference, (16_000,))).item()
+    assert found == pytest.approx(exact, abs=1e-6)
 
 
 def test_sft_loss_by_hand() -> None:
-    logps = torch.tensor([-6.0, -2.0, -9.0])
+    logps = ResponseLogps(torch.tensor([-4.0, -2.0, -2.0, -9.0]), (2, 1, 1))
     chosen = torch.tensor([2, 0, 2])
-    assert sft_loss(policy_logps=logps, chosen=chosen).tolist() == [9.0, 6.0, 9.0]
-    assert sft_loss(policy_logps=logps, chosen=chosen, num_tokens=torch.tensor([3, 1, 9])).tolist() == [1.0, 2.0, 1.0]
+    assert sft_loss(logps, chosen=chosen).tolist() == [9.0, 6.0, 9.0]
+    assert sft_loss(logps, chosen=chosen, average=True).tolist() == [9.0, 3.0, 9.0]
 
 
 def test_a_tie_is_not_accurate() -> None:

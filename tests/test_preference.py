@@ -85,10 +85,6 @@ def test_the_reward_of_a_completion_goes_with_it(tmp_path, write_jsonl):
             ranked(0, 1, completions=[{"rank": rank, "completion": [USER]} for rank in (0, 1)]),
             "a completion of roles ['user']",
         ),
-        (
-            {"responses_create_params": {"input": "Q"}, "response": {"output": []}, "reward": 1.0},
-            "a rollout, not a pair (make pairs of rollouts with dpo collect-pairs)",
-        ),
         (binary(chosen=""), "/chosen: got an empty string, expected a length of at least 1"),
         (binary(prompt=[{"role": "bot", "content": "Q"}]), "/prompt/0/role: got 'bot', expected one of system,"),
         ({"messages": []}, "(row): got an object with keys messages, expected a rollout, a BinaryPreference row"),
@@ -167,3 +163,11 @@ def test_unicode_is_written_as_it_is(tmp_path):
 def test_no_rows_make_an_empty_file(tmp_path):
     write_rows(tmp_path / "pairs.jsonl", [])
     assert (tmp_path / "pairs.jsonl").read_bytes() == b""
+
+
+def test_rollouts_given_for_pairs_are_told_at_once(tmp_path, write_jsonl):
+    row = {"responses_create_params": {"input": "Q"}, "response": {"output": []}, "reward": 1.0}
+    path = write_jsonl(tmp_path / "rollouts.jsonl", [row] * 3)
+    with pytest.raises(InputError) as raised:
+        read_pairs(path)
+    assert str(raised.value) == f"{path}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {path}"

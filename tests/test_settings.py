@@ -42,6 +42,11 @@ def test_values(override: str, key: str, value: object) -> None:
     assert found == value
 
 
+def test_names_and_paths_are_taken_as_they_stand() -> None:
+    config = resolve(["policy.model_name=123", "output_dir=2024"], train_data_path=Path("pairs.jsonl"))
+    assert (config.policy.model_name, config.output_dir) == ("123", Path("2024"))
+
+
 def test_the_last_setting_wins() -> None:
     assert config_of("dpo.seed=1", "dpo.seed=2").dpo.seed == 2
 
@@ -60,7 +65,11 @@ def test_the_last_setting_wins() -> None:
         ("policy.optimizer.lr=Infinity", "policy.optimizer.lr=inf: Input should be a finite number"),
         ("policy.optimizer.betas=[0.9, 1.0]", "policy.optimizer.betas.1=1.0: Input should be less than 1"),
         ("policy.precision=int8", "policy.precision='int8': Input should be 'auto', 'float32' or 'bfloat16'"),
-        ("dpo=3", "dpo=3: Input should be"),
+        ("dpo=3", "dpo: is a section; set one of its keys, dpo.KEY="),
+        ("policy.optimizer={}", "policy.optimizer: is a section"),
+        ("dpo.seed=-1", "dpo.seed=-1: Input should be greater than or equal to 0"),
+        ("policy.optimizer.lr=1e38", "policy.optimizer.lr=1e+38: Input should be less than or equal to 1"),
+        ("dpo.preference_loss_weight=0", "dpo: preference_loss_weight and sft_loss_weight are both 0"),
         ("dpo.seed=x", "dpo.seed='x': Input should be a valid integer"),
         ("dpo.seed.x=1", "dpo.seed"),
         ("policy.model_name=x", "policy.model_name: given as an option and as policy.model_name=; give one"),

@@ -1,18 +1,26 @@
 """From pairs to token ids: groups, masks, borders, and the account of dropped pairs."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from schemas.errors import DpoError, UsageError
 from schemas.preference import Message, PreferencePair
-from tests.tiny_models import byte_tokenizer
+from tests.tiny_models import CHAT_TEMPLATE, byte_tokenizer
 from trainer.batch import pair_batch, sequences_of
 from trainer.groups import PreferenceGroup, group_pairs
 from trainer.plan import PairRef
-from trainer.tokenize import PairDrop, tokenize_groups
+from trainer.tokenize import PairDrop, TokenizedPairs, end_of_turn_ids
+from trainer.tokenize import tokenize_groups as tokenize_with_ends
 
 END = 256  # <|im_end|>
+
+
+def tokenize_groups(groups: list[PreferenceGroup], tokenizer: Any, *, max_tokens: int) -> TokenizedPairs:
+    return tokenize_with_ends(groups, tokenizer, max_tokens=max_tokens, end_ids=frozenset({END}))
 
 
 def pair(prompt: str, chosen: str, rejected: str, line: int = 1) -> PreferencePair:
@@ -33,7 +41,7 @@ def test_a_group_names_each_response_once() -> None:
     groups = group_pairs(
         [pair("p", "a", "b", 1), pair("q", "a", "c", 2), pair("p", "a", "c", 3), pair("p", "b", "c", 4)]
     )
-    assert [[r[0]["content"] for r in group.responses] for group in groups] == [["a", "b", "c"], ["a", "c"]]
+    assert [[r.messages[0]["content"] for r in group.responses] for group in groups] == [["a", "b", "c"], ["a", "c"]]
     assert [(p.chosen, p.rejected, p.source) for p in groups[0].pairs] == [
         (0, 1, "pairs.jsonl:1"),
         (0, 2, "pairs.jsonl:3"),
@@ -137,3 +145,66 @@ def test_groups_are_plain_records() -> None:
     (group,) = group_pairs([pair("p", "a", "b")])
     assert isinstance(group, PreferenceGroup)
     assert group.prompt == (Message(role="user", content="p"),)
+
+
+def test_a_truncated_response_has_no_end_of_turn(tokenizer: Any) -> None:
+    cut = replace(pair("p", "whole", "cut of"), rejected_truncated=True)
+    data = tokenize_groups(group_pairs([cut, pair("p", "whole", "cut of", 2)]), tokenizer, max_tokens=100)
+    # cut and whole are two responses, though their text is one
+    assert [tokenizer.decode(ids) for ids in data.groups[0].responses] == [
+        "whole<|im_end|>",
+        "cut of",
+        "cut of<|im_end|>",
+    ]
+
+
+def test_a_response_of_no_tokens_is_dropped_and_counted() -> None:
+    trimming = byte_tokenizer()
+    trimming.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    data = tokenize_groups(group_pairs([pair("p", " ", "a"), pair("p", "a", "b", 2)]), trimming, max_tokens=100)
+    assert data.dropped == {PairDrop.EMPTY: 1}
+    assert data.num_pairs == 1
+
+
+def test_what_stands_behind_any_end_of_turn_is_cut(tokenizer: Any) -> None:
+    """Gemma's template ends a turn with a token that is not the tokenizer's end of sequence."""
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert end_of_turn_ids(tokenizer, GenerationConfig(eos_token_id=[END, start])) == {END, start}
+    assert end_of_turn_ids(tokenizer, GenerationConfig(eos_token_id=7)) == {END, 7}
+    assert end_of_turn_ids(tokenizer, None) == {END}
+    other = byte_tokenizer()
+    other.chat_template = CHAT_TEMPLATE.replace("'<|im_end|>\n'", "'<|im_start|>\n'")
+    data = tokenize_with_ends(
+        group_pairs([pair("p", "a", "b")]), other, max_tokens=100, end_ids=frozenset({END, start})
+    )
+    assert [other.decode(ids) for ids in data.groups[0].responses] == ["a<|im_start|>", "b<|im_start|>"]
+
+
+def test_a_response_gets_no_space_that_was_never_sampled() -> None:
+    """Tokenizers of SentencePiece's kind put a space before each text, but a response stands behind its prompt."""
+    vocabulary = {piece: number for number, piece in enumerate(["<unk>", "<end>", "▁", "4", "2", "Q", ":", "A"])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    metaspace = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>", unk_token="<unk>")
+    metaspace.chat_template = (
+        "{% for m in messages %}{{ 'Q:' if m.role == 'user' else 'A:' }}{{ m.content + '<end>' }}{% endfor %}"
+        "{% if add_generation_prompt %}A:{% endif %}"
+    )
+    data = tokenize_with_ends(group_pairs([pair("2", "4", "2")]), metaspace, max_tokens=100, end_ids=frozenset({1}))
+    assert [metaspace.convert_ids_to_tokens(ids) for ids in data.groups[0].responses] == [
+        ["4", "<end>"],
+        ["2", "<end>"],
+    ]
+
+
+def test_a_token_across_the_border_is_not_made() -> None:
+    """The policy sampled behind the prompt's own tokens, so "b" + "c" may not become the token "bc"."""
+    merging = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "c": 2, "bc": 3, "d": 4}, merges=[("b", "c")]))
+    fast = PreTrainedTokenizerFast(tokenizer_object=merging)
+    fast.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    data = tokenize_with_ends(group_pairs([pair("ab", "cd", "dc")]), fast, max_tokens=100, end_ids=frozenset())
+    assert data.groups[0].prompt == (0, 1)
+    assert data.groups[0].responses == ((2, 4), (4, 2))

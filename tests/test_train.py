@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3MoeConfig,
+)
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.preference import write_rows
@@ -20,6 +29,7 @@ from trainer.batch import sequences_of
 from trainer.config import TrainConfig
 from trainer.logps import response_logps
 from trainer.loop import RunResult, train
+from trainer.plan import ResponseRef
 from trainer.policy import disable_dropout, load_policy
 from trainer.reference import compute_reference
 from trainer.settings import resolve
@@ -72,6 +82,12 @@ def run(pairs: Path, policy: Path, output: Path, *overrides: str) -> RunResult:
     return result
 
 
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
 def metrics_of(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
 
@@ -99,6 +115,7 @@ def test_a_run_leaves_policy_tokenizer_configuration_and_metrics(
     assert lines[-1]["train/preference_loss"] < 0.6
     assert lines[-1]["train/accuracy"] > 0.9
     assert not list(tmp_path.glob("run/.*"))
+    assert {path.stat().st_mode & 0o777 for path in result.policy_dir.iterdir()} == {0o666 & ~current_umask()}
 
 
 def test_the_same_command_gives_the_same_weights(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
@@ -171,8 +188,8 @@ def test_reference_equals_the_live_policy_for_each_response(policy_folder: Path)
     reference = compute_reference(model, groups, Accelerator(), batch_size=3)
     for group, members in enumerate(groups):
         for position in range(len(members.responses)):
-            alone = response_logps(model, sequences_of([(group, position)], groups)).tokens
-            cached = reference.of([(group, position)], torch.device("cpu"))
+            alone = response_logps(model, sequences_of([ResponseRef(group, position)], groups)).tokens
+            cached = reference.of([ResponseRef(group, position)], torch.device("cpu"))
             torch.testing.assert_close(cached.tokens, alone.detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -181,11 +198,54 @@ def test_logps_are_those_of_a_plain_softmax() -> None:
     groups = [TokenizedGroup((1, 2, 3), ((4, 5), (6, 7, 8, 9)), ())]
     by_hand: list[float] = []
     with torch.no_grad():
-        logps = response_logps(model, sequences_of([(0, 0), (0, 1)], groups))
+        logps = response_logps(model, sequences_of([ResponseRef(0, 0), ResponseRef(0, 1)], groups))
         for response in groups[0].responses:
             probabilities = torch.softmax(model(torch.tensor([[1, 2, 3, *response]])).logits[0].double(), dim=-1)
             by_hand += [math.log(probabilities[2 + place, token]) for place, token in enumerate(response)]
     assert logps.tokens.tolist() == pytest.approx(by_hand, rel=1e-4)
+
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.2,
+}
+
+CONFIGURATIONS = [
+    LlamaConfig(**SMALL),
+    LlamaConfig(**SMALL, tie_word_embeddings=True),
+    MistralConfig(**SMALL, sliding_window=4),  # shorter than the sequences
+    Gemma3TextConfig(**SMALL, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
+    GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),  # absolute positions
+    Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
+]
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda configuration: configuration.model_type)
+def test_padding_changes_no_logps(configuration: Any) -> None:
+    """Rows of different lengths in one batch give what each gives alone, whatever the architecture."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(configuration).to(torch.float32)
+    disable_dropout(model)
+    groups = [
+        TokenizedGroup((1, 2, 3, 4, 5), ((6,), (7, 8, 9, 10, 11, 12)), ()),
+        TokenizedGroup((13,), ((14, 15),), ()),
+    ]
+    references = [ResponseRef(0, 0), ResponseRef(0, 1), ResponseRef(1, 0)]
+    with torch.no_grad():
+        together = response_logps(model, sequences_of(references, groups)).per_response
+        for reference, logps in zip(references, together, strict=True):
+            group = groups[reference.group]
+            ids = torch.tensor([[*group.prompt, *group.responses[reference.response]]])
+            alone = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
+            places = torch.arange(len(group.prompt) - 1, ids.shape[1] - 1)
+            expected = alone[places, ids[0, len(group.prompt) :]]
+            torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_dropout_is_off(tmp_path: Path) -> None:

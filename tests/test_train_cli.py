@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 MISUSES = [
     # arguments, exit code, what the message says
     (["missing.jsonl", "--model", "policy"], 3, "missing.jsonl: no such file"),
-    (["policy", "--model", "policy"], 3, "policy: is a directory; name the files in it, for example policy/*.jsonl"),
+    (["policy", "--model", "policy"], 3, "policy: is a directory; name a file in it"),
     (["empty.jsonl", "--model", "policy"], 1, "empty.jsonl: has no rows; make pairs with: dpo collect-pairs"),
     (["broken.jsonl", "--model", "policy"], 3, "broken.jsonl:2: Input data was truncated"),
     (
@@ -49,7 +49,11 @@ MISUSES = [
         "schema.jsonl:1: (row): got an object with keys chosen, prompt, expected a key rejected",
     ),
     (["tie.jsonl", "--model", "policy"], 3, "tie.jsonl:1: /completions: got two completions of rank 1"),
-    (["rollouts.jsonl", "--model", "policy"], 3, "rollouts.jsonl:1: a rollout, not a pair"),
+    (
+        ["rollouts.jsonl", "--model", "policy"],
+        3,
+        "rollouts.jsonl: holds rollouts, not pairs; make pairs with: dpo collect-pairs rollouts.jsonl",
+    ),
     (["pairs.jsonl", "--model", "./nowhere"], 3, "model ./nowhere: no such folder; name a local folder"),
     (["pairs.jsonl", "--model", "pairs.jsonl"], 3, "model pairs.jsonl: no such folder"),
     (["pairs.jsonl", "--model", "no_model"], 3, "model no_model: the folder has no config.json"),
@@ -69,6 +73,10 @@ MISUSES = [
         1,
         "no pair is left to train on (3 too_long)",
     ),
+    (["pairs.jsonl", "--model", "policy", "-o", "/proc/run"], 1, "/proc/run: can't be written"),
+    (["pairs.jsonl", "--model", "a b"], 3, "model a b: no such folder, and the hub can't be asked"),
+    (["x" * 300, "--model", "policy"], 3, "File name too long"),
+    (["pairs.jsonl", "--model", "policy", "dpo.seed=" + "[" * 20_000], 2, "dpo.seed="),
     ([], 2, "Missing argument 'pairs'"),
 ]
 
@@ -89,7 +97,7 @@ def test_misuse(dpo, folder: Path, arguments: list[str], exit_code: int, message
 def test_the_policy_is_all_that_goes_to_stdout(dpo, folder: Path) -> None:
     result = dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", *QUICK, cwd=folder)
     assert (result.returncode, result.stdout) == (0, "run/policy\n"), result.stderr
-    assert "3 pairs of 4 distinct responses to 1 prompts" in result.stderr
+    assert "3 pairs of 4 distinct responses to 1 prompt\n" in result.stderr
     assert "step    1/1  loss 0.6931" in result.stderr
 
 
@@ -108,7 +116,28 @@ def test_without_the_extra_the_remedy_is_told(folder: Path) -> None:
     environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
     result = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
     assert result.returncode == 2
-    assert result.stderr.startswith("dpo: error: dpo train needs torch; install with: pip install 'dpo[train]'")
+    assert result.stderr.startswith("dpo: error: dpo train needs torch, which comes with the extra train")
+
+
+def test_a_full_disk_leaves_no_half_policy(folder: Path) -> None:
+    """Files of this process may have 20 kB: the metrics fit in, the weights don't."""
+    script = "import resource, sys, cli; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); cli.main()"
+    command = [sys.executable, "-c", script, "train", "pairs.jsonl", "--model", "policy", "-o", "run", *QUICK]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, ""), result.stderr
+    assert "dpo: error: run/policy: can't be written: " in result.stderr.splitlines()[-1]
+    assert {path.name for path in (folder / "run").iterdir()} == {"train_config.json", "metrics.jsonl"}
+
+
+def test_of_two_runs_one_gets_the_folder(folder: Path) -> None:
+    command = [sys.executable, "-m", "cli", "train", "pairs.jsonl", "--model", "policy", "-o", "run", *QUICK]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1", "PATH": ""}
+    runs = [subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    errors = [run.communicate(timeout=120)[1] for run in runs]
+    assert sorted(run.returncode for run in runs) == [0, 2], errors
+    assert any("run: another run has taken the folder" in text or "exists and is not empty" in text for text in errors)
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -140,6 +169,7 @@ def test_a_run_that_is_interrupted_says_so_and_leaves_no_policy(folder: Path, nu
     assert process.returncode == exit_code, errors
     assert output == ""
     assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == f"dpo: error: {'interrupted' if number == signal.SIGINT else 'terminated'}"
     assert not (folder / "run" / "policy").exists()
     for line in (folder / "run" / "metrics.jsonl").read_text().splitlines():
         json.loads(line)  # each line is whole

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.plan import PairRef
+from trainer.plan import PairRef, ResponseRef
 from trainer.tokenize import TokenizedGroup
 
 
@@ -38,7 +38,7 @@ class Sequences:
 class PairBatch:
     """The responses of some pairs, each once, and the pairs as positions among them."""
 
-    responses: tuple[tuple[int, int], ...]  # (S,), group and position in there
+    responses: tuple[ResponseRef, ...]  # (S,)
     chosen: Tensor  # (B,), positions in `responses`
     rejected: Tensor  # (B,)
     sources: tuple[str, ...]  # (B,), file:line
@@ -46,17 +46,17 @@ class PairBatch:
 
 def pair_batch(pairs: Sequence[PairRef], groups: Sequence[TokenizedGroup]) -> PairBatch:
     """Name each response that the pairs need once."""
-    rows: dict[tuple[int, int], int] = {}
+    rows: dict[ResponseRef, int] = {}
     chosen, rejected, sources = [], [], []
     for reference in pairs:
         pair = groups[reference.group].pairs[reference.pair]
-        chosen.append(rows.setdefault((reference.group, pair.chosen), len(rows)))
-        rejected.append(rows.setdefault((reference.group, pair.rejected), len(rows)))
+        chosen.append(rows.setdefault(ResponseRef(reference.group, pair.chosen), len(rows)))
+        rejected.append(rows.setdefault(ResponseRef(reference.group, pair.rejected), len(rows)))
         sources.append(pair.source)
     return PairBatch(tuple(rows), torch.tensor(chosen), torch.tensor(rejected), tuple(sources))
 
 
-def sequences_of(responses: Sequence[tuple[int, int]], groups: Sequence[TokenizedGroup]) -> Sequences:
+def sequences_of(responses: Sequence[ResponseRef], groups: Sequence[TokenizedGroup]) -> Sequences:
     """Lay responses out behind their prompts, one row each."""
     rows = [(groups[group].prompt, groups[group].responses[position]) for group, position in responses]
     longest = max(len(prompt) + len(response) for prompt, response in rows)
@@ -66,10 +66,17 @@ def sequences_of(responses: Sequence[tuple[int, int]], groups: Sequence[Tokenize
     targets: list[int] = []
     for row, (prompt, response) in enumerate(rows):
         length = len(prompt) + len(response)
+        assert prompt  # else the response's first token would be predicted by the row before
         input_ids[row, :length] = torch.tensor(prompt + response)
         attention_mask[row, :length] = 1
         first = row * longest + len(prompt) - 1  # the prompt's last token predicts the response's first
         predictors += range(first, first + len(response))
         targets += response
     lengths = tuple(len(response) for _, response in rows)
-    return Sequences(input_ids, attention_mask, torch.tensor(predictors), torch.tensor(targets), lengths)
+    return Sequences(
+        input_ids,
+        attention_mask,
+        torch.tensor(predictors, dtype=torch.long),
+        torch.tensor(targets, dtype=torch.long),
+        lengths,
+    )

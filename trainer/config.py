@@ -5,11 +5,13 @@ imports no torch, so that a wrong configuration is told before anything heavy lo
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 DecayRate = Annotated[float, Field(ge=0.0, lt=1.0)]
+LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -26,7 +28,7 @@ class DpoSection(Section):
     """Passes over the pairs."""
     max_num_steps: PositiveInt | None = None
     """Stop after so many optimizer steps, where that comes before the epochs end."""
-    seed: int = 42
+    seed: Seed = 42
     """Decides the order of the pairs; nothing else is random."""
     reference_policy_kl_penalty: PositiveFloat = 0.05
     """Beta: how strongly the policy is held to the reference."""
@@ -39,11 +41,17 @@ class DpoSection(Section):
     sft_average_log_probs: bool = False
     """Divide the chosen response's negative log-likelihood by its number of tokens in the SFT term."""
 
+    @model_validator(mode="after")
+    def _has_a_term(self) -> Self:
+        if self.preference_loss_weight == self.sft_loss_weight == 0:
+            raise ValueError("preference_loss_weight and sft_loss_weight are both 0, so there is nothing to learn")
+        return self
+
 
 class OptimizerSection(Section):
     """AdamW."""
 
-    lr: PositiveFloat = 5e-6
+    lr: LearningRate = 5e-6
     """Highest learning rate."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay, on all parameters."""
@@ -57,7 +65,7 @@ class SchedulerSection(Section):
     """The learning rate over the run, as `transformers.get_scheduler` makes it."""
 
     name: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    """Shape after the warm-up."""
+    """Shape after the warm-up: linear, cosine or constant_with_warmup."""
     warmup_ratio: Share = 0.1
     """Share of the steps in which the rate rises from 0."""
 

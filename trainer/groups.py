@@ -12,6 +12,14 @@ from schemas.preference import Message, PreferencePair
 
 
 @dataclass(frozen=True, slots=True)
+class Response:
+    """What the policy answered; where it was cut by a limit, the policy did not end it."""
+
+    messages: tuple[Message, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
 class GroupPair:
     """A preference between two responses of one group."""
 
@@ -25,7 +33,7 @@ class PreferenceGroup:
     """One prompt, its distinct responses, the pairs among them, in the order of the file."""
 
     prompt: tuple[Message, ...]
-    responses: tuple[tuple[Message, ...], ...]
+    responses: tuple[Response, ...]
     pairs: tuple[GroupPair, ...]
 
 
@@ -38,17 +46,22 @@ def group_pairs(pairs: Sequence[PreferencePair]) -> list[PreferenceGroup]:
 
 
 def _group(pairs: Sequence[PreferencePair]) -> PreferenceGroup:
-    positions: dict[str, int] = {}
-    responses: list[tuple[Message, ...]] = []
+    positions: dict[tuple[str, bool], int] = {}
+    responses: list[Response] = []
 
-    def position(response: tuple[Message, ...]) -> int:
-        key = _identity(response)
+    def position(messages: tuple[Message, ...], truncated: bool) -> int:
+        key = (_identity(messages), truncated)
         if key not in positions:
             positions[key] = len(responses)
-            responses.append(response)
+            responses.append(Response(messages, truncated))
         return positions[key]
 
-    members = tuple(GroupPair(position(pair.chosen), position(pair.rejected), pair.source) for pair in pairs)
+    members = tuple(
+        GroupPair(
+            position(pair.chosen, pair.chosen_truncated), position(pair.rejected, pair.rejected_truncated), pair.source
+        )
+        for pair in pairs
+    )
     return PreferenceGroup(pairs[0].prompt, tuple(responses), members)
 
 

@@ -26,7 +26,7 @@ from trainer.reference import compute_reference
 from trainer.report import RunReport
 from trainer.run_folder import RunFolder
 from trainer.step import Training, check_start, train_step
-from trainer.tokenize import TokenizedPairs, tokenize_groups
+from trainer.tokenize import TokenizedPairs, end_of_turn_ids, tokenize_groups
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ def train(config: TrainConfig) -> RunResult | None:
     """
     started = time.perf_counter()
     accelerator, config = _start_accelerator(config)
+    folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
     pairs = _read(config.data.train.data_path, shown=accelerator.is_main_process)
     model, tokenizer = load_policy(config.policy.model_name)
-    data = _tokenize(config, pairs, tokenizer, shown=accelerator.is_main_process)
+    data = _tokenize(config, pairs, model, tokenizer, shown=accelerator.is_main_process)
     steps = plan_steps(
         data.groups,
         seed=config.dpo.seed,
@@ -64,7 +65,6 @@ def train(config: TrainConfig) -> RunResult | None:
         num_epochs=config.dpo.max_num_epochs,
         max_steps=config.dpo.max_num_steps,
     )
-    folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
     folder.create(config)
     report = RunReport(num_steps=len(steps), shown=accelerator.is_main_process)
     report.start(config, data, num_processes=accelerator.num_processes)
@@ -111,10 +111,15 @@ def _read(path: Path, *, shown: bool) -> list[PreferencePair]:
         return read_pairs(path, advance)
 
 
-def _tokenize(config: TrainConfig, pairs: list[PreferencePair], tokenizer: Any, *, shown: bool) -> TokenizedPairs:
+def _tokenize(
+    config: TrainConfig, pairs: list[PreferencePair], model: Any, tokenizer: Any, *, shown: bool
+) -> TokenizedPairs:
     groups = group_pairs(pairs)
+    end_ids = end_of_turn_ids(tokenizer, model.generation_config)
     with progress("tokenising", total=len(groups), unit="prompts", shown=shown) as advance:
-        return tokenize_groups(groups, tokenizer, max_tokens=config.policy.max_total_sequence_length, advance=advance)
+        return tokenize_groups(
+            groups, tokenizer, max_tokens=config.policy.max_total_sequence_length, end_ids=end_ids, advance=advance
+        )
 
 
 def _set_up(
@@ -122,7 +127,7 @@ def _set_up(
 ) -> Training:
     """Take the reference log-probs, then build what updates the policy."""
     policy = config.policy
-    model.train()  # every dropout is off, so this changes no number; gradient checkpointing needs it
+    model.train()
     optimizer = _optimizer(model, policy.optimizer)
     model, optimizer = accelerator.prepare(model, optimizer)
     num_responses = sum(len(group.responses) for group in data.groups)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from trainer.logps import ResponseLogps
+
 
 class PairValues(NamedTuple):
     """One value for each side of each pair."""
@@ -23,14 +25,15 @@ def of_pairs(values: Tensor, *, chosen: Tensor, rejected: Tensor) -> PairValues:
     return PairValues(values[chosen], values[rejected])
 
 
-def log_ratios(*, policy_logps: Tensor, reference_logps: Tensor, num_tokens: Tensor | None = None) -> Tensor:
-    """Give log(policy / reference) of each response: (S,); for each token where their number is given.
+def log_ratios(policy: ResponseLogps, reference: ResponseLogps, *, average: bool = False) -> Tensor:
+    """Give log(policy / reference) of each response: (S,), summed over its tokens or their average.
 
-    Times beta, it is the implicit reward of DPO (Rafailov et al. 2023, equation 5, but for the partition function,
-    which cancels in a pair).
+    The differences of the tokens are summed, not the log-probs: each sum may be thousands of nats, their difference
+    some tenths, and in float32 the digits of the difference would be lost. Times beta, it is the implicit reward of
+    DPO (Rafailov et al. 2023, equation 5, but for the partition function, which cancels in a pair).
     """
-    ratios = policy_logps - reference_logps
-    return ratios if num_tokens is None else ratios / num_tokens
+    ratios = ResponseLogps(policy.tokens - reference.tokens, policy.lengths)
+    return ratios.sums / ratios.num_tokens if average else ratios.sums
 
 
 def sigmoid_loss(ratios: PairValues, *, beta: float) -> Tensor:
@@ -41,11 +44,9 @@ def sigmoid_loss(ratios: PairValues, *, beta: float) -> Tensor:
     return -logsigmoid(beta * (ratios.chosen - ratios.rejected))
 
 
-def sft_loss(*, policy_logps: Tensor, chosen: Tensor, num_tokens: Tensor | None = None) -> Tensor:
-    """Give the negative log-likelihood of the chosen response of each pair: (B,); for each token where their number
-    is given.
-    """
-    nll = -policy_logps if num_tokens is None else -policy_logps / num_tokens
+def sft_loss(policy: ResponseLogps, *, chosen: Tensor, average: bool = False) -> Tensor:
+    """Give the chosen response's negative log-likelihood, summed over its tokens or their average: (B,)."""
+    nll = -policy.sums / policy.num_tokens if average else -policy.sums
     return nll[chosen]
 
 

@@ -67,27 +67,14 @@ def pair_terms(
 
     `chosen` and `rejected` (B,) are positions among the responses (S,). The SFT term is 0 where its weight is.
     """
-    logps = policy.sums  # (S,)
-    ratios = of_pairs(
-        log_ratios(
-            policy_logps=logps,
-            reference_logps=reference.sums,
-            num_tokens=policy.num_tokens if average_preference else None,
-        ),
-        chosen=chosen,
-        rejected=rejected,
-    )
+    ratios = of_pairs(log_ratios(policy, reference, average=average_preference), chosen=chosen, rejected=rejected)
     preference = sigmoid_loss(ratios, beta=beta)
-    if sft_weight:
-        num_tokens = policy.num_tokens if average_sft else None
-        sft = sft_loss(policy_logps=logps, chosen=chosen, num_tokens=num_tokens)
-    else:
-        sft = torch.zeros_like(preference)
+    sft = sft_loss(policy, chosen=chosen, average=average_sft) if sft_weight else torch.zeros_like(preference)
     return PairTerms(
         loss=preference_weight * preference + sft_weight * sft,
         preference=preference,
         sft=sft,
         ratios=ratios,
-        logps=of_pairs(logps, chosen=chosen, rejected=rejected),
+        logps=of_pairs(policy.sums, chosen=chosen, rejected=rejected),
         beta=beta,
     )

@@ -9,9 +9,11 @@ micro-batches in a step, which the collectives of distributed training need.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from trainer.tokenize import TokenizedGroup
+
+Item = TypeVar("Item")
 
 
 class PairRef(NamedTuple):
@@ -19,6 +21,13 @@ class PairRef(NamedTuple):
 
     group: int
     pair: int
+
+
+class ResponseRef(NamedTuple):
+    """A distinct response, by the position of its group and its position in there."""
+
+    group: int
+    response: int
 
 
 @dataclass(frozen=True)
@@ -38,13 +47,23 @@ class Step:
 
     def micro_batches(self, *, micro_batch_size: int, process: int, num_processes: int) -> list[MicroBatch]:
         """Give the micro-batches of one process: as many for each, with fillers where pairs run out."""
-        chunks = [
-            MicroBatch(self.pairs[start : start + micro_batch_size])
-            for start in range(0, len(self.pairs), micro_batch_size)
+        chunks = chunked(self.pairs, micro_batch_size)
+        return [
+            MicroBatch(pairs, weight=0.0 if is_filler else 1.0)
+            for pairs, is_filler in share(chunks, process=process, num_processes=num_processes)
         ]
-        missing = -len(chunks) % num_processes
-        chunks += [MicroBatch(chunks[0].pairs, weight=0.0)] * missing
-        return chunks[process::num_processes]
+
+
+def chunked(items: Sequence[Item], size: int) -> list[tuple[Item, ...]]:
+    """Cut into pieces of `size`, the last with what is left."""
+    return [tuple(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def share(chunks: Sequence[Item], *, process: int, num_processes: int) -> list[tuple[Item, bool]]:
+    """Give one process its chunks: as many as each other, the missing ones made up by fillers, which are told."""
+    told = [(chunk, False) for chunk in chunks]
+    told += [(chunks[-1], True)] * (-len(chunks) % num_processes)
+    return told[process::num_processes]
 
 
 def plan_steps(
@@ -59,10 +78,7 @@ def plan_steps(
     steps: list[Step] = []
     for epoch in range(num_epochs):
         order = pair_order(groups, seed=seed, epoch=epoch)
-        steps += [
-            Step(epoch, tuple(order[start : start + global_batch_size]))
-            for start in range(0, len(order), global_batch_size)
-        ]
+        steps += [Step(epoch, pairs) for pairs in chunked(order, global_batch_size)]
     return steps[:max_steps]
 
 

@@ -59,9 +59,11 @@ def disable_dropout(model: nn.Module) -> None:
 
 def _refuse_unreachable(name: str) -> None:
     """Ask the hub once whether it has the model, before the loader asks it many times."""
-    if Path(name).is_dir() or try_to_load_from_cache(name, "config.json"):
+    if Path(name).is_dir():
         return
     try:
+        if try_to_load_from_cache(name, "config.json"):
+            return
         HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
     except (RepositoryNotFoundError, GatedRepoError) as error:
         raise InputError(

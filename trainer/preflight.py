@@ -1,10 +1,12 @@
 """What can be told to be wrong in an instant, before torch is loaded."""
 
 import os
+import tempfile
 from pathlib import Path
 
-from schemas.errors import InputError, UsageError
+from schemas.errors import DpoError, InputError, UsageError
 from schemas.lines import open_input
+from schemas.terminal import path_text
 from trainer.config import TrainConfig
 
 MODEL_REMEDY = "name a local folder or another hub name with --model"
@@ -16,12 +18,14 @@ def preflight(config: TrainConfig) -> None:
     Raises:
         InputError: there are no pairs or no model where the configuration says.
         UsageError: the run folder is in use.
+        DpoError: it can't be made.
     """
     with open_input(config.data.train.data_path):
         pass
     refuse_missing_folder(config.policy.model_name)
     if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
         refuse_used_folder(config.output_dir)
+    refuse_unwritable_folder(config.output_dir)
 
 
 def refuse_missing_folder(model_name: str) -> None:
@@ -46,4 +50,20 @@ def refuse_used_folder(path: Path) -> None:
         UsageError: the path is taken by a file, or by a folder that holds something.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UsageError(f"{path}: exists and is not empty; name a new folder with -o")
+        raise UsageError(f"{path_text(path)}: exists and is not empty; name a new folder with -o")
+
+
+def refuse_unwritable_folder(path: Path) -> None:
+    """Try whether a folder can be made there, rather than find out when the policy is to be saved.
+
+    Raises:
+        DpoError: it can't.
+    """
+    ancestor = path
+    while not ancestor.exists():
+        ancestor = ancestor.parent
+    try:
+        with tempfile.TemporaryDirectory(dir=ancestor):
+            pass
+    except OSError as error:
+        raise DpoError(f"{path_text(path)}: can't be written: {error.strerror or error}") from error

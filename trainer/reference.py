@@ -15,10 +15,11 @@ from torch import Tensor
 
 from trainer.batch import sequences_of
 from trainer.logps import ResponseLogps, response_logps
+from trainer.plan import ResponseRef, chunked, share
 from trainer.tokenize import TokenizedGroup
 
-ResponseRef = tuple[int, int]
-"""A response, by the position of its group and its position in there."""
+TOKENS_PER_REDUCTION = 1 << 24
+"""All processes exchange the log-probs in pieces, so that a device never holds those of the whole data."""
 
 
 @dataclass(frozen=True)
@@ -49,31 +50,30 @@ def compute_reference(
     advance: Callable[[int], None] = lambda amount: None,
 ) -> ReferenceLogps:
     """Compute the log-probs of all responses, each process its share, and give every process all of them."""
-    responses = [(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
-    lengths = {(g, r): len(groups[g].responses[r]) for g, r in responses}
+    responses = [ResponseRef(g, r) for g, group in enumerate(groups) for r in range(len(group.responses))]
+    lengths = {ref: len(groups[ref.group].responses[ref.response]) for ref in responses}
     ends = list(accumulate(lengths.values()))
-    starts = {response: end - lengths[response] for response, end in zip(responses, ends, strict=True)}
-    tokens = torch.zeros(ends[-1], device=accelerator.device)
-    for batch, is_filler in _share(responses, groups, batch_size, accelerator):
+    starts = {ref: end - lengths[ref] for ref, end in zip(responses, ends, strict=True)}
+    tokens = torch.zeros(ends[-1])
+    longest_first = sorted(responses, key=lambda ref: -len(groups[ref.group].prompt) - lengths[ref])
+    batches = share(
+        chunked(longest_first, batch_size),
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    for batch, is_filler in batches:
         logps = response_logps(model, sequences_of(batch, groups).to(accelerator.device))
         if not is_filler:
-            for response, values in zip(batch, logps.per_response, strict=True):
-                tokens[starts[response] : starts[response] + len(values)] = values
+            for ref, values in zip(batch, logps.per_response, strict=True):
+                tokens[starts[ref] : starts[ref] + len(values)] = values
         advance(len(batch) * accelerator.num_processes)
-    # each value was filled in by one process and is 0 on the others, so the sum is the value itself
-    tokens = accelerator.reduce(tokens, reduction="sum")
-    return ReferenceLogps(tokens.cpu(), starts, lengths)
+    return ReferenceLogps(_gathered(tokens, accelerator), starts, lengths)
 
 
-def _share(
-    responses: Sequence[ResponseRef],
-    groups: Sequence[TokenizedGroup],
-    batch_size: int,
-    accelerator: Accelerator,
-) -> list[tuple[list[ResponseRef], bool]]:
-    """Give the batches of this process, longest first, with fillers so that each process has as many."""
-    by_length = sorted(responses, key=lambda ref: -len(groups[ref[0]].prompt) - len(groups[ref[0]].responses[ref[1]]))
-    batches = [(by_length[start : start + batch_size], False) for start in range(0, len(by_length), batch_size)]
-    missing = -len(batches) % accelerator.num_processes
-    batches += [(batches[-1][0], True)] * missing
-    return batches[accelerator.process_index :: accelerator.num_processes]
+def _gathered(tokens: Tensor, accelerator: Accelerator) -> Tensor:
+    """Add up what the processes computed: each value is there on one of them and 0 on the others."""
+    pieces = [
+        accelerator.reduce(piece.to(accelerator.device), reduction="sum").cpu()
+        for piece in torch.split(tokens, TOKENS_PER_REDUCTION)
+    ]
+    return torch.cat(pieces)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from schemas.terminal import printable, stderr_console
+from schemas.terminal import counted, printable, stderr_console
 from trainer.config import TrainConfig
 from trainer.tokenize import TokenizedPairs
 
@@ -26,32 +26,31 @@ class RunReport:
     def start(self, config: TrainConfig, data: TokenizedPairs, *, num_processes: int) -> None:
         """Say what is trained on what."""
         num_responses = sum(len(group.responses) for group in data.groups)
-        self._say(f"{data.num_pairs:,} pairs of {num_responses:,} distinct responses to {len(data.groups):,} prompts")
-        for reason, count in data.dropped.items():
-            self._say(f"{count:,} pairs dropped: {reason}")
         self._say(
-            f"{config.policy.model_name}, {self.num_steps} steps of {config.policy.train_global_batch_size} pairs, "
+            f"{counted(data.num_pairs, 'pair')} of {num_responses:,} distinct responses to "
+            f"{counted(len(data.groups), 'prompt')}"
+        )
+        for reason, count in data.dropped.items():
+            self._say(f"{counted(count, 'pair')} dropped: {reason}")
+        batch_size = config.policy.train_global_batch_size
+        self._say(
+            f"{config.policy.model_name}, {counted(self.num_steps, 'step')} of {counted(batch_size, 'pair')}, "
             f"beta {config.dpo.reference_policy_kl_penalty:g}, lr {config.policy.optimizer.lr:g}, "
             f"{config.policy.precision}, {num_processes} process{'es' if num_processes > 1 else ''}"
         )
 
     @contextmanager
     def live(self) -> Iterator[Callable[[int, dict[str, float]], None]]:
-        """Show each step: as a progress bar on a terminal, else as about `LINES_PER_RUN` lines."""
-        if not self.shown:
-            yield lambda number, metrics: None
-        elif self.console.is_terminal:
-            with _step_bar(self.console, self.num_steps) as show:
-                yield show
-        else:
-            every = -(-self.num_steps // LINES_PER_RUN)
-            yield (
-                lambda number, metrics: (
+        """Show about `LINES_PER_RUN` step lines, and on a terminal a progress bar below them."""
+        every = -(-self.num_steps // LINES_PER_RUN)
+        with _step_bar(self.console, self.num_steps, shown=self.shown and self.console.is_terminal) as advance:
+
+            def show(number: int, metrics: dict[str, float]) -> None:
+                advance(number, metrics)
+                if number % every == 0 or number in {1, self.num_steps}:
                     self._say(f"step {number:>4}/{self.num_steps}  {_columns(metrics)}")
-                    if number % every == 0 or number in {1, self.num_steps}
-                    else None
-                )
-            )
+
+            yield show
 
     def finish(self, seconds: float, policy_dir: Path) -> None:
         """Say where the policy is."""
@@ -63,9 +62,10 @@ class RunReport:
 
 
 @contextmanager
-def _step_bar(console: Console, num_steps: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def _step_bar(console: Console, num_steps: int, *, shown: bool) -> Iterator[Callable[[int, dict[str, float]], None]]:
     columns = (MofNCompleteColumn(), BarColumn(bar_width=16), TimeRemainingColumn(compact=True))
-    with Progress(*columns, TextColumn("{task.fields[values]}"), console=console) as bar:
+    values = TextColumn("{task.fields[values]}")
+    with Progress(*columns, values, console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("", total=num_steps, values="")
         yield lambda number, metrics: bar.update(task, completed=number, values=_short_columns(metrics))
 
@@ -73,12 +73,17 @@ def _step_bar(console: Console, num_steps: int) -> Iterator[Callable[[int, dict[
 def _short_columns(metrics: dict[str, float]) -> str:
     """Show what fits beside a bar on 80 columns."""
     pairs_per_second = metrics["num_valid_samples"] / metrics["step_seconds"]
-    return f"loss {metrics['loss']:.4f} margin {metrics['margin_mean']:+.3f} {pairs_per_second:,.0f} pairs/s"
+    return f"loss {metrics['loss']:.4f} margin {_signed(metrics['margin_mean'], 3)} {pairs_per_second:,.0f} pairs/s"
 
 
 def _columns(metrics: dict[str, float]) -> str:
     pairs_per_second = metrics["num_valid_samples"] / metrics["step_seconds"]
     return (
-        f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2f}  margin {metrics['margin_mean']:+.4f}  "
+        f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2f}  margin {_signed(metrics['margin_mean'], 4)}  "
         f"grad {metrics['grad_norm']:.2f}  lr {metrics['lr']:.1e}  {pairs_per_second:,.0f} pairs/s"
     )
+
+
+def _signed(value: float, digits: int) -> str:
+    """Show a number with its sign; what rounds to zero is +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"

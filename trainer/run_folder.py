@@ -1,10 +1,13 @@
 """The folder of a run: train_config.json, metrics.jsonl and, at the end, policy/."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import DpoError
+from schemas.errors import DpoError, UsageError
+from schemas.terminal import path_text
 from trainer.config import TrainConfig
 
 CONFIG_FILE = "train_config.json"
@@ -28,6 +31,7 @@ class RunFolder:
         """Make the folder and write the configuration.
 
         Raises:
+            UsageError: another run has taken the folder since it was looked at.
             DpoError: it can't be made.
         """
         if not self.writes:
@@ -35,8 +39,12 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             _write_config(config, self.path)
+        except FileExistsError:
+            raise UsageError(
+                f"{path_text(self.path)}: another run has taken the folder; name a new one with -o"
+            ) from None
         except OSError as error:
-            raise DpoError(f"{self.path}: can't be written: {error.strerror or error}") from error
+            raise DpoError(f"{path_text(self.path)}: can't be written: {error.strerror or error}") from error
 
     def log(self, metrics: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
@@ -55,10 +63,25 @@ class RunFolder:
             model.save_pretrained(unfinished, state_dict=state_dict)
             tokenizer.save_pretrained(unfinished)
             _write_config(config, unfinished)
+            _sync(unfinished)
             unfinished.replace(self.policy_dir)
-        except OSError as error:
-            raise DpoError(f"{self.policy_dir}: can't be written: {error.strerror or error}") from error
+        except Exception as error:  # safetensors and tokenizers raise their own for a full disk
+            raise DpoError(f"{path_text(self.policy_dir)}: can't be written: {error}") from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring every file to the disk before the folder gets its name, and let others read it as the user's files are."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.iterdir():
+        path.chmod(0o666 & ~mask)  # safetensors makes its files private
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
 
 
 def _write_config(config: TrainConfig, folder: Path) -> None:
-    (folder / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    """Write the configuration; the file must be new, so that of two runs one keeps the folder."""
+    with (folder / CONFIG_FILE).open("x", encoding="utf-8") as stream:
+        stream.write(config.model_dump_json(indent=2) + "\n")

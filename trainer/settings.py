@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
@@ -41,7 +42,7 @@ def resolve(
     """Make the configuration of a run from the command line.
 
     Raises:
-        UsageError: unknown keys, wrong values or a setting given twice; all of them are named.
+        UsageError: unknown keys, wrong values, or a setting given as an option too; all of them are named.
     """
     options = {"data.train.data_path": str(train_data_path)}
     if model_name is not None:
@@ -49,6 +50,8 @@ def resolve(
     if output_dir is not None:
         options["output_dir"] = str(output_dir)
     settings, problems = _parse(overrides)
+    problems += [f"{key}: is a section; set one of its keys, {key}.KEY=" for key in settings if key in _sections()]
+    settings = {key: value for key, value in settings.items() if key not in _sections()}
     problems += [f"{key}: given as an option and as {key}=; give one" for key in options if key in settings]
     settings = {"output_dir": str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")), **settings, **options}
     tree: dict[str, Any] = {}
@@ -64,16 +67,28 @@ def resolve(
     return config
 
 
-def option_keys(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted key of the configuration."""
+def options(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every dotted key of the configuration with its declaration."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from option_keys(field.annotation, f"{prefix}{name}.")
+            yield from options(field.annotation, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, field
+
+
+def option_keys() -> list[str]:
+    """List every dotted key of the configuration."""
+    return [key for key, _ in options()]
+
+
+def _sections() -> set[str]:
+    """Name what stands before the dots of the keys."""
+    parts = [key.split(".") for key in option_keys()]
+    return {".".join(key[:length]) for key in parts for length in range(1, len(key))}
 
 
 def _parse(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+    texts = {key for key, field in options() if field.annotation in (str, Path)}  # a model may be called 123
     settings: dict[str, object] = {}
     problems = []
     for override in overrides:
@@ -81,14 +96,14 @@ def _parse(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
         if not equals or not key:
             problems.append(f"{excerpt(override)}: not of the form key=value")
         else:
-            settings[key] = _value(text)
+            settings[key] = text if key in texts else _value(text)
     return settings, problems
 
 
 def _value(text: str) -> object:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -107,6 +122,8 @@ def _explain(details: Any) -> str:
     if details["type"] == "extra_forbidden":
         nearest = _nearest_key(key)
         return f"{key}: no such setting" + (f"; did you mean {nearest}?" if nearest else "")
+    if details["type"] == "value_error":  # of several keys together
+        return f"{key}: {details['ctx']['error']}"
     return f"{key}={excerpt(details['input'])}: {details['msg']}"
 
 
@@ -116,7 +133,7 @@ def _nearest_key(key: str) -> str | None:
     by_leaf = {known.rpartition(".")[2]: known for known in option_keys()} | USUAL_NAMES
     if leaf in by_leaf:
         return by_leaf[leaf]
-    for near in difflib.get_close_matches(key, list(option_keys()), n=1):
+    for near in difflib.get_close_matches(key, option_keys(), n=1):
         return near
     for near in difflib.get_close_matches(leaf, list(by_leaf), n=1):
         return by_leaf[near]

@@ -1,8 +1,7 @@
 """From preference groups to token ids, each prompt and each distinct response once.
 
-Prompt and response are tokenised apart and put together as ids: that is how the policy met them when it sampled, and
-no token can merge across the border. The response ends with its end-of-turn token; what a template adds behind it
-(ChatML's line feed) was not written by the policy and is left out.
+A response is what the policy wrote behind the generation prompt, up to and including its end of turn; what a template
+writes behind that (ChatML's line feed) is left out, and a response that was cut by a limit has no end of turn.
 """
 
 from collections import Counter
@@ -22,6 +21,7 @@ class PairDrop(StrEnum):
     """Why a pair is not trained on."""
 
     TOO_LONG = "too_long"
+    EMPTY = "empty"
     IDENTICAL = "identical"
 
 
@@ -52,9 +52,12 @@ def tokenize_groups(
     tokenizer: Any,
     *,
     max_tokens: int,
+    end_ids: frozenset[int],
     advance: Callable[[int], None] = lambda amount: None,
 ) -> TokenizedPairs:
-    """Tokenise every group; drop the pairs that have a response too long, or the same response twice.
+    """Tokenise every group; drop the pairs that have a response too long or empty, or the same response twice.
+
+    `end_ids` are the tokens that end a turn.
 
     Raises:
         UsageError: the tokenizer has no chat template, or one that rewrites the prompt.
@@ -68,7 +71,7 @@ def tokenize_groups(
     kept: list[TokenizedGroup] = []
     dropped: Counter[PairDrop] = Counter()
     for group in groups:
-        tokenized = _tokenize(group, tokenizer)
+        tokenized = _tokenize(group, tokenizer, end_ids)
         usable = _usable_pairs(tokenized, max_tokens, dropped)
         if usable:
             kept.append(_with_pairs(tokenized, usable))
@@ -81,23 +84,45 @@ def tokenize_groups(
     return TokenizedPairs(kept, dropped)
 
 
-def _tokenize(group: PreferenceGroup, tokenizer: Any) -> TokenizedGroup:
-    prompt = _render(tokenizer, group.prompt, add_generation_prompt=True)
-    texts = [prompt]
-    for response in group.responses:
-        whole = _render(tokenizer, group.prompt + response, add_generation_prompt=False)
-        if not whole.startswith(prompt):
-            raise UsageError(
-                f"{group.pairs[0].source}: the chat template of {tokenizer.name_or_path} renders the prompt "
-                "differently once the response follows, so their border is unknown; use another chat template"
-            )
-        texts.append(whole.removeprefix(prompt))
-    prompt_ids, *response_ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    responses = tuple(_until_end_of_turn(ids, tokenizer.eos_token_id) for ids in response_ids)
-    return TokenizedGroup(tuple(prompt_ids), responses, group.pairs)
+def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
+    """Gather the tokens that end a turn: the tokenizer's, and all at which generation stops (Gemma has two)."""
+    ids = generation_config.eos_token_id if generation_config is not None else None
+    stops = ids if isinstance(ids, list) else [ids]
+    return frozenset(token for token in [tokenizer.eos_token_id, *stops] if token is not None)
 
 
-def _render(tokenizer: Any, messages: tuple[Message, ...], *, add_generation_prompt: bool) -> str:
+def _tokenize(group: PreferenceGroup, tokenizer: Any, end_ids: frozenset[int]) -> TokenizedGroup:
+    source = group.pairs[0].source
+    prompt = _render(tokenizer, group.prompt, source, add_generation_prompt=True)
+    wholes = [
+        _render(tokenizer, group.prompt + response.messages, source, add_generation_prompt=False)
+        for response in group.responses
+    ]
+    if not all(whole.startswith(prompt) for whole in wholes):
+        raise UsageError(
+            f"{source}: the chat template of {tokenizer.name_or_path} renders the prompt differently once the response "
+            "follows, so their border is unknown; use another chat template"
+        )
+    prompt_ids, *whole_ids = tokenizer([prompt, *wholes], add_special_tokens=False)["input_ids"]
+    responses = []
+    for response, whole, ids in zip(group.responses, wholes, whole_ids, strict=True):
+        response_ids = _behind_prompt(ids, prompt_ids)
+        if response_ids is None:  # a token reaches across the border, which no sampled response can
+            response_ids = tokenizer(whole.removeprefix(prompt), add_special_tokens=False)["input_ids"]
+        responses.append(_ended(response_ids, end_ids, truncated=response.truncated))
+    return TokenizedGroup(tuple(prompt_ids), tuple(responses), group.pairs)
+
+
+def _behind_prompt(whole: list[int], prompt: list[int]) -> list[int] | None:
+    """Cut the prompt off, where the tokens of the whole begin with the prompt's.
+
+    Tokenised alone, a response would begin with a space that was never there under tokenizers that put one before
+    every text (SentencePiece).
+    """
+    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else None
+
+
+def _render(tokenizer: Any, messages: tuple[Message, ...], source: str, *, add_generation_prompt: bool) -> str:
     try:
         text: str = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
@@ -105,16 +130,16 @@ def _render(tokenizer: Any, messages: tuple[Message, ...], *, add_generation_pro
     except Exception as error:  # a template may raise whatever it likes
         roles = ", ".join(message["role"] for message in messages)
         raise UsageError(
-            f"the chat template of {tokenizer.name_or_path} refuses a conversation of {roles}: {error}"
+            f"{source}: the chat template of {tokenizer.name_or_path} refuses a conversation of {roles}: {error}"
         ) from error
     return text
 
 
-def _until_end_of_turn(ids: Sequence[int], eos_token_id: int | None) -> TokenIds:
-    """Cut what a template writes behind the last end-of-turn token."""
+def _ended(ids: Sequence[int], end_ids: frozenset[int], *, truncated: bool) -> TokenIds:
+    """Cut what stands behind the last end of turn, and that itself where the policy did not write it."""
     for position in range(len(ids) - 1, -1, -1):
-        if ids[position] == eos_token_id:
-            return tuple(ids[: position + 1])
+        if ids[position] in end_ids:
+            return tuple(ids[: position + (not truncated)])
     return tuple(ids)
 
 
@@ -124,6 +149,8 @@ def _usable_pairs(group: TokenizedGroup, max_tokens: int, dropped: Counter[PairD
         chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
         if len(group.prompt) + max(len(chosen), len(rejected)) > max_tokens:
             dropped[PairDrop.TOO_LONG] += 1
+        elif not (chosen and rejected):
+            dropped[PairDrop.EMPTY] += 1
         elif chosen == rejected:
             dropped[PairDrop.IDENTICAL] += 1
         else:

@@ -191,6 +191,11 @@ def pick_examples(prompts: Sequence[Prompt], before: Scored, after: Scored) -> l
     return examples
 
 
+def on_one_line(text: str) -> str:
+    """The text with its line feeds and control characters made visible."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def print_report(result: Comparison, console: Console) -> None:
     """Print the comparison for a person."""
     console.print(f"{result.prompts} held-out prompts, {result.samples} samples each, temperature 1.0")
@@ -200,9 +205,10 @@ def print_report(result: Comparison, console: Console) -> None:
     console.print(f"difference         {result.difference:+.3f}   95 % interval [{low:+.3f}, {high:+.3f}]")
     console.print(f"prompts improved {result.improved}, worse {result.worse}, same {result.same}")
     for example in result.examples:
-        console.print(f"\nprompt  {example.prompt!r}, expected {example.expected_answer}")
-        console.print(f"before  {example.before!r}")
-        console.print(f"after   {example.after!r}")
+        console.print(f"\nprompt         {on_one_line(example.prompt)}")
+        for when, answer in (("before", example.before), ("after", example.after)):
+            verdict = "right" if verify(answer, example.expected_answer).reward else "wrong"
+            console.print(f"{when:<6}  {verdict}  {on_one_line(answer)}")
     if result.better:
         console.print("\nThe policy after training is better: the whole interval is above zero.")
     else:

@@ -22,7 +22,7 @@ run dpo collect-pairs "$samples/rollouts.jsonl" -o "$out/dpo_train.jsonl"
 say "2. The data gate: each row against its schema"
 run dpo validate "$samples/rollouts.jsonl" "$out/dpo_train.jsonl"
 
-say "3. DPO training of the policy that gave the answers"
+say "3. DPO training of the policy that gave the answers (with OMP_NUM_THREADS=$OMP_NUM_THREADS)"
 run dpo train "$out/dpo_train.jsonl" --model "$samples/policy" -o "$out/run" \
     dpo.reference_policy_kl_penalty=0.1 dpo.max_num_epochs=2 \
     policy.train_global_batch_size=32 policy.train_micro_batch_size=32 policy.optimizer.lr=6e-5
