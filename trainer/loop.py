@@ -28,6 +28,8 @@ from trainer.run_folder import RunFolder
 from trainer.step import Training, check_start, train_step
 from trainer.tokenize import TokenizedPairs, end_of_turn_ids, tokenize_groups
 
+SETTLE_SECONDS = 0.5
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -79,7 +81,7 @@ def train(config: TrainConfig) -> RunResult | None:
             show(number, metrics)
     state_dict = accelerator.get_state_dict(training.model)  # on all processes: sharded weights are gathered
     model = accelerator.unwrap_model(training.model)
-    accelerator.end_training()
+    _leave_group(accelerator)
     if not accelerator.is_main_process:
         return None
     folder.save_policy(model, tokenizer, state_dict, config)
@@ -170,6 +172,19 @@ def _check_start(config: TrainConfig, metrics: dict[str, float]) -> None:
         beta=config.dpo.reference_policy_kl_penalty,
         precision=config.policy.precision,
     )
+
+
+def _leave_group(accelerator: Accelerator) -> None:
+    """End the communication between the processes, once its threads are at rest.
+
+    Gloo's threads drop the tensors of finished collectives and need Python's lock for that. A process group destroyed
+    at that moment, by a thread that holds the lock, waits for them for ever (seen with torch 2.13). Sleeping gives the
+    lock away.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        time.sleep(SETTLE_SECONDS)
+    accelerator.end_training()
 
 
 def _line(number: int, step: Step, metrics: dict[str, float]) -> dict[str, float]:
