@@ -56,7 +56,6 @@ def train(config: TrainConfig) -> RunResult | None:
     """
     started = time.perf_counter()
     accelerator, config = _start_accelerator(config)
-    folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
     pairs = _read(config.data.train.data_path, shown=accelerator.is_main_process)
     model, tokenizer = load_policy(config.policy.model_name)
     data = _tokenize(config, pairs, model, tokenizer, shown=accelerator.is_main_process)
@@ -67,6 +66,7 @@ def train(config: TrainConfig) -> RunResult | None:
         num_epochs=config.dpo.max_num_epochs,
         max_steps=config.dpo.max_num_steps,
     )
+    folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
     folder.create(config)
     report = RunReport(num_steps=len(steps), shown=accelerator.is_main_process)
     report.start(config, data, num_processes=accelerator.num_processes)

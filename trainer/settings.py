@@ -44,16 +44,17 @@ def resolve(
     Raises:
         UsageError: unknown keys, wrong values, or a setting given as an option too; all of them are named.
     """
-    options = {"data.train.data_path": str(train_data_path)}
+    short_forms = {"data.train.data_path": str(train_data_path)}
     if model_name is not None:
-        options["policy.model_name"] = model_name
+        short_forms["policy.model_name"] = model_name
     if output_dir is not None:
-        options["output_dir"] = str(output_dir)
+        short_forms["output_dir"] = str(output_dir)
     settings, problems = _parse(overrides)
-    problems += [f"{key}: is a section; set one of its keys, {key}.KEY=" for key in settings if key in _sections()]
-    settings = {key: value for key, value in settings.items() if key not in _sections()}
-    problems += [f"{key}: given as an option and as {key}=; give one" for key in options if key in settings]
-    settings = {"output_dir": str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")), **settings, **options}
+    for section in sorted(_sections() & settings.keys()):
+        problems.append(f"{section}: is a section; set one of its keys, {section}.KEY=")
+        del settings[section]
+    problems += [f"{key}: given as an option and as {key}=; give one" for key in short_forms if key in settings]
+    settings = {"output_dir": str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S")), **settings, **short_forms}
     tree: dict[str, Any] = {}
     for key, value in settings.items():
         problem = _place(tree, key.split("."), value)
