@@ -1,4 +1,4 @@
-"""The `dpo` command: parses, calls one function of a stage, prints.
+"""The `dpo` command: parses, calls one function of a stage, prints. The data half has its commands in pipeline/commands.py.
 
 Data and JSON go to stdout, everything for people to stderr. Each command imports its stage when it runs, so that
 `dpo --help` starts fast and no command but `train` ever imports torch.
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from pipeline.commands import AsJson, collect_pairs_command, inspect_command
 from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
 
 if TYPE_CHECKING:
-    from pipeline.collect import Collection
     from schemas.validation import FileReport
 
 EXIT_INTERRUPTED = 130
@@ -34,8 +34,6 @@ app = typer.Typer(
     "Exit codes: 0 done, 1 the work failed or findings, 2 wrong options or configuration, "
     "3 unreadable input, 4 a fault of dpo itself.",
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 
 
 def main() -> None:
@@ -96,38 +94,8 @@ def _dpo(
     pass
 
 
-@app.command("collect-pairs")
-def collect_pairs_command(
-    rollouts: Annotated[list[Path], typer.Argument(help="Rollout files (JSONL).", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File for the pairs (BinaryPreference JSONL).")] = Path(
-        "dpo_train.jsonl"
-    ),
-    min_margin: Annotated[float, typer.Option(min=0.0, help="Least difference of the two rewards of a pair.")] = 0.1,
-    as_json: AsJson = False,
-) -> None:
-    """Make preference pairs of NeMo Gym rollouts.
-
-    Groups the rollouts by prompt and task, pairs every two whose rewards are a margin apart, and accounts for every
-    row. Example: dpo collect-pairs rollouts.jsonl -o dpo_train.jsonl --min-margin 0.1
-    """
-    from pipeline.collect import collect_pairs, refuse_output
-    from schemas.terminal import counted, path_text, progress
-
-    signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
-    refuse_output(output, rollouts)
-    with progress("reading", total=_total_bytes(rollouts), unit="bytes") as advance:
-        collection = collect_pairs(rollouts, min_margin=min_margin, advance=advance)
-    if not as_json:
-        _print_attrition(collection)
-    if collection.attrition.pairs:
-        collection.write(output)
-    if as_json:
-        written = path_text(output) if collection.attrition.pairs else None
-        typer.echo(json.dumps({**collection.attrition.as_dict(), "output": written}))
-    if not collection.attrition.pairs:
-        raise DpoError(_why_no_pairs(collection, min_margin))
-    if not as_json:
-        typer.echo(f"wrote {counted(collection.attrition.pairs, 'pair')} to {path_text(output)}", err=True)
+app.command("collect-pairs")(collect_pairs_command)
+app.command("inspect")(inspect_command)
 
 
 @app.command("validate")
@@ -211,40 +179,6 @@ def train_command(
 
 def _total_bytes(paths: list[Path]) -> int:
     return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))  # noqa: PTH113, PTH202 (they never raise)
-
-
-def _print_attrition(collection: "Collection") -> None:
-    from pipeline.attrition import MEANING, Reason
-    from schemas.terminal import counted, printable, stderr_console
-
-    attrition, say = collection.attrition, stderr_console().print
-    dropped = [reason for reason in Reason if attrition.dropped[reason]]
-    digits = len(f"-{attrition.rows:,}")
-    reason_width = max(map(len, dropped), default=0)
-    say(f"{attrition.rows:>{digits},}  rows read")
-    for reason in dropped:
-        say(f"{-attrition.dropped[reason]:>{digits},}  {reason:<{reason_width}}  {MEANING[reason]}", soft_wrap=True)
-    say(f"{attrition.paired_rollouts:>{digits},}  rows in pairs")
-    for reason in Reason:
-        if example := collection.first_drops.get(reason):
-            say(printable(f"{reason}, for example {example}"), soft_wrap=True)
-    if attrition.equal_pairs:
-        say(f"{counted(attrition.equal_pairs, 'pair')} left out: both responses are the same text")
-    prompts, pairs = counted(attrition.groups, "prompt"), counted(attrition.pairs, "pair")
-    say(f"{prompts}, {attrition.paired_groups:,} with pairs; {pairs}")
-
-
-def _why_no_pairs(collection: "Collection", min_margin: float) -> str:
-    from pipeline.attrition import MEANING
-
-    attrition = collection.attrition
-    if not attrition.rows:
-        return "no pairs: the input has no rows"
-    reason, count = attrition.dropped.most_common(1)[0]
-    return (
-        f"no pairs with rewards {min_margin:g} or more apart, nothing written: {count:,} of {attrition.rows:,} "
-        f"rows are {reason} ({MEANING[reason]})"
-    )
 
 
 def _print_report(report: "FileReport") -> None:

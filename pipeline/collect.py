@@ -1,123 +1,240 @@
-"""`dpo collect-pairs`: from rollout files to a file of preference pairs, with an account of every row."""
+"""`dpo collect-pairs`: from rollout files to files of preference pairs, with an account of every row.
 
-import hashlib
+scan (worker processes) -> table -> pair -> split (Polars, here) -> compose (worker processes) -> write (here)
+"""
+
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from pipeline.attrition import Attrition, Reason, RowDropped
-from pipeline.pair import ROLLOUT_SCHEMA, distinct_responses, pairs_above_margin, unpaired_reasons
-from pipeline.read import read_rows
-from pipeline.rollout import Rollout, rollout_of
-from pipeline.write import binary_preference_row
+from pipeline.attrition import Attrition, Reason
+from pipeline.compose import ComposeTask, Names, compose
+from pipeline.intake import NOT_SHOWN, Intake, Machinery, Missing, intake
+from pipeline.manifest import manifest_path, write_manifest
+from pipeline.output import Written, open_output, path_of_part, refuse_suffix
+from pipeline.rejects import refuse_unrepeatable, write_rejects
+from pipeline.settings import Settings
+from pipeline.sources import Inputs, find_inputs
 from schemas.atomic import refuse_unwritable
 from schemas.errors import UsageError
-from schemas.preference import write_rows
-from schemas.terminal import path_text
+from schemas.terminal import Advance, path_text
+
+if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
+    import polars as pl
+
+    from pipeline.pairing import Pairing
+    from pipeline.table import Rollouts
+
+COMPOSED_BYTES = 8 << 20
+READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Collection:
-    """The pairs of some rollout files, not written yet, and the account of every row."""
+    """What a collection did."""
 
-    rollouts: Sequence[Rollout]
-    pairs: pl.DataFrame  # chosen, rejected (positions in `rollouts`), margin
     attrition: Attrition
-    first_drops: dict[Reason, str]  # an example of each reason: file:line and what was met
+    inputs: Inputs
+    missing: list[Missing]
+    examples: dict[Reason, str]  # file:line of the first row of each reason, and what was met
+    outputs: list[Written] = field(default_factory=list)  # none in a dry run, and none without pairs
 
-    def write(self, output: Path) -> None:
-        """Write the pairs as BinaryPreference JSONL.
-
-        Raises:
-            DpoError: the file can't be written.
-        """
-        write_rows(output, self._rows())
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        for chosen, rejected, margin in self.pairs.iter_rows():
-            yield binary_preference_row(self.rollouts[chosen], self.rollouts[rejected], margin=margin)
+    def as_dict(self) -> dict[str, Any]:
+        """Give the account as JSON types."""
+        return {
+            **self.attrition.as_dict(),
+            "left_out": [{"path": path_text(path), "kind": kind} for path, kind in self.inputs.left_out],
+            "missing_rollouts": {path_text(path): missing for path, _, missing in self.missing},
+            "outputs": [{"path": path_text(out.path), "pairs": out.num_pairs} for out in self.outputs],
+        }
 
 
 def collect_pairs(
-    paths: Sequence[Path],
+    places: Sequence[Path],
+    output: Path | None,
+    settings: Settings,
+    machinery: Machinery | None = None,
     *,
-    min_margin: float,
-    advance: Callable[[int], None] = lambda amount: None,
+    rejects: Path | None = None,
+    advance: Advance = NOT_SHOWN,
 ) -> Collection:
-    """Read rollout files, group them by prompt and task, pair them by reward margin.
+    """Read rollouts, pair them, and write the pairs; without an output, only give the account.
 
     Raises:
-        InputError: a file can't be read.
+        InputError: an input can't be read.
+        UsageError: the output is an input too, or of a kind that can't be written.
+        DpoError: the output can't be written, or a process died.
     """
-    rollouts: list[Rollout] = []
-    dropped: Counter[Reason] = Counter()
-    first_drops: dict[Reason, str] = {}
-    for row in read_rows(_distinct(paths), advance):
-        try:
-            rollouts.append(rollout_of(row))
-        except RowDropped as drop:
-            dropped[drop.reason] += 1
-            first_drops.setdefault(drop.reason, f"{row.source}: {drop.detail}" if drop.detail else row.source)
-    frame = _frame(rollouts)
-    candidates = frame.lazy().pipe(pairs_above_margin, min_margin=min_margin).collect()
-    pairs = candidates.lazy().pipe(distinct_responses, frame.lazy()).collect()
-    attrition = _account(frame, candidates, pairs, dropped)
-    return Collection(rollouts, pairs, attrition, first_drops)
+    inputs = find_inputs(places)
+    _refuse_outputs(inputs, output, rejects, settings)
+    machinery = machinery or Machinery()
+    if output is not None and machinery.scratch_parent is None:
+        machinery = Machinery(machinery.num_workers, machinery.chunk_bytes, _folder_of(output))
+    writes = output is not None
+    with intake(
+        inputs, settings, machinery, keep_texts=writes, keep_rejects=bool(rejects), hash_inputs=writes, advance=advance
+    ) as taken:
+        return _pair_and_write(inputs, taken, output, settings, rejects)
 
 
-def refuse_output(output: Path, inputs: Sequence[Path]) -> None:
-    """Tell before the work that its result has no place.
+def _pair_and_write(
+    inputs: Inputs, taken: Intake, output: Path | None, settings: Settings, rejects: Path | None
+) -> Collection:
+    from pipeline.pairing import pair_rollouts
+    from pipeline.split import parts_of_groups
+    from pipeline.table import rollouts_of
 
-    Raises:
-        UsageError: the output is one of the inputs.
-        DpoError: the output can't be written.
-    """
-    for path in inputs:
-        if output.is_file() and path.exists() and path.samefile(output):
-            raise UsageError(f"{path_text(output)}: is an input too; name another file with -o")
-    refuse_unwritable(output)
+    gathered = taken.gathered
+    rollouts = rollouts_of(gathered, settings)
+    pairing = pair_rollouts(rollouts.ranked, settings)
+    attrition = _account(taken, rollouts, pairing)
+    examples = _examples(inputs, taken, rollouts, pairing)
+    outputs: list[Written] = []
+    if output is not None and attrition.pairs:
+        parts = parts_of_groups(
+            rollouts.ranked,
+            pairing.pairs,
+            validation_fraction=settings.validation_fraction,
+            test_fraction=settings.test_fraction,
+            seed=settings.seed,
+        )
+        files = {path_of_part(output, part): pairs for part, pairs in parts.items()}
+        outputs = _write(files, inputs, taken, rollouts, settings)
+    if rejects is not None:
+        write_rejects(
+            rejects, inputs.sources, _rejected(taken, rollouts, pairing), max_line_bytes=settings.max_line_bytes
+        )
+    if outputs and output is not None and not _is_special(output):
+        write_manifest(
+            manifest_path(output),
+            settings=settings,
+            inputs=[_input_entry(source.path, taken.digests.get(source.number)) for source in inputs.sources],
+            outputs=outputs,
+            attrition=attrition,
+        )
+    return Collection(attrition, inputs, taken.missing, examples, outputs)
 
 
-def _distinct(paths: Sequence[Path]) -> list[Path]:
-    """Leave out files that were named before, say by a glob: a rollout must not be paired with itself."""
-    by_place = {os.path.realpath(path): path for path in reversed(paths)}
-    return list(reversed(by_place.values()))
-
-
-def _frame(rollouts: Sequence[Rollout]) -> pl.DataFrame:
-    columns = {
-        "row": range(len(rollouts)),
-        "group": [rollout.group for rollout in rollouts],
-        "response": [hashlib.blake2b(rollout.response.encode(), digest_size=16).digest() for rollout in rollouts],
-        "reward": [rollout.reward for rollout in rollouts],
-    }
-    return pl.DataFrame(columns, schema=ROLLOUT_SCHEMA)
-
-
-def _account(
-    rollouts: pl.DataFrame, candidates: pl.DataFrame, pairs: pl.DataFrame, dropped: Counter[Reason]
-) -> Attrition:
-    """Add the reasons that pairing itself gives to those that reading gave, and hold the sum."""
-    outcome = unpaired_reasons(rollouts.lazy(), candidates=candidates.lazy(), pairs=pairs.lazy()).collect()
-    unpaired = Counter({Reason(reason): count for reason, count in _counts(outcome, "reason") if reason})
-    paired = outcome.filter(pl.col("reason").is_null())
+def _account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attrition:
+    """Put together the reasons of reading, of the table and of pairing, and hold the sum."""
+    gathered = taken.gathered
+    later: Counter[Reason] = Counter()
+    for frame in (rollouts.duplicates, pairing.unpaired):
+        later += Counter({Reason(reason): count for reason, count in frame["reason"].value_counts().iter_rows()})
+    not_parsed = sum(gathered.dropped[reason] for reason in (Reason.LINE_TOO_LONG, Reason.NOT_JSON, Reason.NOT_A_ROLLOUT))
     attrition = Attrition(
-        rows=len(rollouts) + dropped.total(),
-        dropped=dropped + unpaired,
-        paired_rollouts=len(paired),
-        groups=outcome["group"].n_unique(),
-        paired_groups=paired["group"].n_unique(),
-        equal_pairs=len(candidates) - len(pairs),
-        pairs=len(pairs),
+        rows=gathered.num_rows,
+        dropped=gathered.dropped + later,
+        parsed=gathered.num_rows - not_parsed,
+        eligible=len(rollouts.ranked),
+        groups=pairing.num_groups,
+        varied_groups=pairing.num_varied_groups,
+        paired_groups=pairing.num_paired_groups,
+        paired_rollouts=pairing.num_paired_rollouts,
+        pairs=len(pairing.pairs),
+        left_out=pairing.left_out,
+        several_messages=pairing.num_several_messages,
     )
     attrition.check()
     return attrition
 
 
-def _counts(frame: pl.DataFrame, column: str) -> list[tuple[str | None, int]]:
-    return [(value, count) for value, count in frame[column].value_counts().iter_rows()]
+def _examples(inputs: Inputs, taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> dict[Reason, str]:
+    found = dict(taken.gathered.examples)
+    for frame in (rollouts.duplicates, pairing.unpaired):
+        for reason, row in _first_rows(frame):
+            source, line = rollouts.payload["source", "line"].row(row)
+            found.setdefault(Reason(reason), (source, line, ""))
+    paths = [path_text(source.path) for source in inputs.sources]
+    return {
+        reason: f"{paths[source]}:{line}" + (f": {detail}" if detail else "")
+        for reason, (source, line, detail) in found.items()
+    }
+
+
+def _first_rows(frame: "pl.DataFrame") -> list[tuple[str, int]]:
+    rows = frame.sort("row").unique("reason", keep="first", maintain_order=True)
+    return rows.select("reason", "row").rows()
+
+
+def _rejected(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> list[tuple[int, int, str, str]]:
+    rejected = [(source, line, str(reason), detail) for source, line, reason, detail in taken.gathered.rejected]
+    for frame in (rollouts.duplicates, pairing.unpaired):
+        places = rollouts.payload.select("source", "line")[frame["row"]]
+        rejected += [(source, line, reason, "") for (source, line), reason in zip(places.rows(), frame["reason"], strict=True)]
+    return sorted(rejected)
+
+
+def _write(
+    files: "dict[Path, pl.DataFrame]", inputs: Inputs, taken: Intake, rollouts: "Rollouts", settings: Settings
+) -> list[Written]:
+    """Write all files; each is moved into its place once all are whole."""
+    names = Names(rollouts.spools, rollouts.agents, [path_text(source.path) for source in inputs.sources])
+    outputs = [Written(path, len(pairs)) for path, pairs in files.items()]
+    with ExitStack() as stack:
+        for out in outputs:
+            write = stack.enter_context(open_output(out.path, settings.format, out))
+            for composed in taken.workers.run(compose, _compose_tasks(files[out.path], rollouts, names)):
+                part = taken.scratch / composed.name
+                with part.open("rb") as stream:
+                    while lines := stream.readlines(READ_BYTES):
+                        write(b"".join(lines))
+                part.unlink()
+    return outputs
+
+
+def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names) -> Iterator[ComposeTask]:
+    """Cut the pairs into tasks of some megabytes of output each."""
+    import polars as pl
+
+    sizes = rollouts.payload.select(size=pl.sum_horizontal("prompt_bytes", "response_bytes").cast(pl.Int64))["size"]
+    sizes = sizes.gather(rollouts.ranked["row"])
+    ends = (sizes.gather(pairs["chosen"]) + sizes.gather(pairs["rejected"])).cum_sum() // COMPOSED_BYTES
+    starts = [0, *(ends != ends.shift(1)).fill_null(False).arg_true().to_list(), len(pairs)]
+    for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+        some = pairs[start:end]
+        if not len(some):
+            continue
+        first = int(some["chosen"].min())  # type: ignore[arg-type]
+        last = int(some["rejected"].max())  # type: ignore[arg-type]
+        ranked = rollouts.ranked[first : last + 1].select("row", "reward", "flags", "agent", "group_high", "group_low")
+        payload = rollouts.payload[ranked["row"]]
+        columns = {**ranked.drop("row").to_dict(as_series=False), **payload.to_dict(as_series=False)}
+        chosen, rejected, margin = (some[name].to_list() for name in ("chosen", "rejected", "margin"))
+        yield ComposeTask(number, first, columns, chosen, rejected, margin, names)
+
+
+def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, settings: Settings) -> None:
+    """Tell before the work that its result has no place."""
+    if rejects is not None:
+        refuse_unrepeatable(inputs.sources)
+    if output is not None:
+        refuse_suffix(output)
+    wanted = [path for path in (output, rejects) if path is not None]
+    for path in wanted:
+        for source in inputs.sources:
+            if path.is_file() and source.path.exists() and path.samefile(source.path):
+                raise UsageError(f"{path_text(path)}: is an input too; name another file")
+        refuse_unwritable(path)
+    if len(wanted) == 2 and os.path.realpath(wanted[0]) == os.path.realpath(wanted[1]):
+        raise UsageError(f"{path_text(wanted[0])}: named for the pairs and for --rejects; name two files")
+
+
+def _folder_of(output: Path) -> Path | None:
+    """Choose the folder of the output for what is unfinished: there is room for it where the result has room."""
+    folder = Path(os.path.realpath(output)).parent
+    return None if _is_special(output) or not folder.is_dir() else folder
+
+
+def _is_special(path: Path) -> bool:
+    """Tell a pipe or a device from a file, there or not."""
+    return path.exists() and not path.is_file()
+
+
+def _input_entry(path: Path, digest: str | None) -> dict[str, Any]:
+    size = path.stat().st_size if digest is not None else None
+    return {"path": path_text(path), "bytes": size, "sha256": digest}

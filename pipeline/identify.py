@@ -1,22 +1,24 @@
 """Which rollouts answer the same question: the heart of a collection.
 
 Two answers to different questions, once paired, poison a policy silently. So two rollouts belong together only where
-all of this is equal: the file (task indices restart in each run), the agent, the task's id and index as far as the
-row has them, the whole prompt, the format asked for, the metadata, and, for rows without an index, what the verifier
-compared with.
+all of this is equal: the whole prompt with its tools, the format asked for, the metadata, the agent, and the task as
+far as the row tells it. And they must lie in one file, because task indices restart in each run; that part is kept
+apart from the key, so that a key does not change with the place where a file lies.
 """
 
 import hashlib
 import json
-import os
-from pathlib import Path
+import re
+import unicodedata
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
+from pipeline.attrition import Reason, RowDropped
+from pipeline.record import Params, Record, value_of
 from schemas.preference import Message
 
-INDEX_KEYS = ("_ng_task_id", "_ng_task_index")
 TRUTH_KEYS = (
     "expected_answer",
     "verifier_metadata",
@@ -29,34 +31,113 @@ TRUTH_KEYS = (
 """Verifiers' keys that differ between tasks of one prompt text (newton_bench: three difficulties)."""
 
 DIGEST_BYTES = 16
+NUMBER_BYTES = 8
 
-_encoder = msgspec.json.Encoder(order="deterministic")
-
-
-def group_key(row: dict[str, Any], prompt: tuple[Message, ...], *, path: Path) -> str:
-    """Give the key that is equal for rollouts of one task and prompt, as hexadecimal digits."""
-    index = {key: row[key] for key in INDEX_KEYS if row.get(key) is not None}
-    truth = {} if index else {key: row[key] for key in TRUTH_KEYS if row.get(key) is not None}
-    # Python's own JSON for what verifiers write: it keeps NaN, Infinity and numbers of any size apart
-    task = json.dumps([agent_name(row), index, truth, _asked_besides(row)], sort_keys=True).encode()
-    identity = b"\0".join([os.fsencode(os.path.normpath(path)), task, _encoder.encode(prompt)])
-    return hashlib.blake2b(identity, digest_size=DIGEST_BYTES).hexdigest()
+# what is written keeps its order, since a chat template shows tools in theirs; what is only compared is sorted
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="deterministic").encode
+_NOT_A_WORD = re.compile(r"[\W_]+")
 
 
-def agent_name(row: dict[str, Any]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt, ready to be written, and what tells it from others."""
+
+    prompt: bytes  # JSON: the messages
+    tools: bytes  # JSON: the tools that are offered; b"" if none are
+    digest: bytes
+    cluster: int  # equal for prompts that are nearly the same
+    asks_twice: bool
+    text: bytes  # JSON: the text, where the prompt is nothing but one user message; else b""
+
+
+def question_of(messages: list[Message], tools: list[dict[str, Any]], params: Params, *, asks_twice: bool) -> Question:
+    """Identify a prompt.
+
+    Raises:
+        RowDropped: it can't be written as JSON.
+    """
+    is_text = len(messages) == 1 and messages[0]["role"] == "user"
+    try:
+        prompt = _encode(messages)
+        offered = _encode(tools) if tools else b""
+        besides = _encode_sorted(_asked_besides(params))
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise RowDropped(Reason.PROMPT_UNSUPPORTED, str(error)) from None
+    return Question(
+        prompt=prompt,
+        tools=offered,
+        digest=digest_of(prompt, offered, besides),
+        cluster=number_of(_plain_words(messages).encode()),
+        asks_twice=asks_twice,
+        text=_encode(messages[0]["content"]) if is_text else b"",
+    )
+
+
+def group_key(question: Question, *, agent: str | None, task: bytes) -> bytes:
+    """Give the key that is equal for rollouts of one task, prompt and agent."""
+    return digest_of(question.digest, b"" if agent is None else b"@" + agent.encode(), task)
+
+
+def task_identity(record: Record, *, stable: bytes | None, across_files: bool) -> bytes:
+    """Give what tells the row's task from others of the same prompt.
+
+    That is, the best that there is: what the materialized inputs say of it (`stable`), else its id and index in the
+    run (only within one file, as they restart in each), else what the verifier compared with.
+
+    Raises:
+        RowDropped: what says so is no JSON that can be read.
+    """
+    if stable is not None:
+        return b"stable" + stable
+    index, task = record.task_index, value_of(record.task)
+    if not across_files and (index is not None or task is not None):
+        return b"index%d" % index if type(index) is int and task is None else b"index" + _canonical([index, task])
+    truth = [value_of(getattr(record, key)) for key in TRUTH_KEYS]
+    return b"truth" + _canonical(truth) if any(value is not None for value in truth) else b""
+
+
+def agent_name(record: Record) -> str | None:
     """Name the agent that made the rollout, where the row says it (Gym 0.3.0 on)."""
-    reference = row.get("agent_ref")
-    name = reference.get("name") if isinstance(reference, dict) else None
+    name = record.agent_ref.get("name") if isinstance(record.agent_ref, dict) else None
     return name if isinstance(name, str) else None
 
 
-def _asked_besides(row: dict[str, Any]) -> list[object]:
+def digest_of(*parts: bytes) -> bytes:
+    """Hash parts, each with its length, so that no two lists of parts hash alike."""
+    framed = b"".join([b"%d:%b" % (len(part), part) for part in parts])
+    return hashlib.blake2b(framed, digest_size=DIGEST_BYTES).digest()
+
+
+def number_of(content: bytes) -> int:
+    """Hash to a number of 64 bits, with a sign, as Polars' Int64 holds it."""
+    digest = hashlib.blake2b(content, digest_size=NUMBER_BYTES).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def normalised(text: str) -> str:
+    """Fold what is no difference between two responses: Unicode's forms of one character, and white space."""
+    folded = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return " ".join(folded.split())
+
+
+def _plain_words(messages: list[Message]) -> str:
+    """Fold what is no difference between two prompts of a split: case, punctuation and white space too."""
+    text = "\n".join(message["content"] for message in messages)
+    return _NOT_A_WORD.sub(" ", text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().strip()
+
+
+def _asked_besides(params: Params) -> list[object]:
     """Give what belongs to the question beside its messages: the format of the answer, and the metadata.
 
     The metadata's `extra_body` does not: it carries a different seed for each repeat.
     """
-    params = row["responses_create_params"]
-    metadata = params.get("metadata")
+    metadata = params.metadata
     if isinstance(metadata, dict):
         metadata = {key: value for key, value in metadata.items() if key != "extra_body"}
-    return [params.get("text"), metadata or None]
+    return [params.text, metadata or None]
+
+
+def _canonical(value: object) -> bytes:
+    # Python's own JSON for what verifiers write: it keeps numbers of any size apart
+    return json.dumps(value, sort_keys=True).encode()

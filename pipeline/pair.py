@@ -1,96 +1,124 @@
-"""Which rollouts are paired, in Polars: LazyFrame to LazyFrame, on a slim frame without texts.
+"""Which rollouts could be paired, in Polars: LazyFrame to LazyFrame, on the slim frame `Rollouts.ranked`.
 
-A frame of rollouts has the columns row (position in the input), group, response (equal for equal texts) and reward; a
-frame of pairs has chosen and rejected (rows) and margin.
+A frame of pairs has chosen and rejected (places in the ranked frame), margin, and reason: the first rule that speaks
+against the pair, as a position in PAIR_REASONS, or TAKEN.
 """
+
+import math
+from collections.abc import Iterator
 
 import polars as pl
 
-ROLLOUT_SCHEMA = {"row": pl.UInt32, "group": pl.String, "response": pl.Binary, "reward": pl.Float64}
+from pipeline.attrition import PAIR_REASONS, Reason
+from pipeline.scan import HAS_REASONING, IS_TRUNCATED
+from pipeline.settings import Settings
+
+CANDIDATES_AT_ONCE = 2_000_000
+MAX_CANDIDATES_OF_ONE_PROMPT = 500_000_000
+TAKEN = len(PAIR_REASONS)
+PAIR_SCHEMA = {"chosen": pl.UInt32, "rejected": pl.UInt32, "margin": pl.Float64, "reason": pl.UInt8}
+
+OF_PAIRING = ("reward", "response", "flags", "num_chars", "agent", "sample")
 
 
-def pairs_above_margin(rollouts: pl.LazyFrame, *, min_margin: float) -> pl.LazyFrame:
-    """Pair every two rollouts of a group whose rewards differ, and by `min_margin` or more.
+def slabs(ranked: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Cut the ranked frame between groups, so that no piece gives many more candidates than are held at once.
 
-    The pairs come in the order of NeMo Gym's recipe: groups by first appearance, in a group the higher reward first,
-    equal rewards in input order.
+    Adds `place`, and `end`, the place behind the last of the group.
     """
-    ranked = rollouts.pipe(ranked_within_group)
-    return ranked.pipe(combinations_of_two).pipe(margin_at_least, min_margin)
+    frame = ranked.with_row_index("place").with_columns(end=(pl.col("place").max().over("group") + 1))
+    sizes = frame.lazy().group_by("group", maintain_order=True).len().collect()
+    candidates = sizes["len"].cast(pl.Int64) * (sizes["len"].cast(pl.Int64) - 1) // 2
+    numbers = (candidates.cum_sum() - candidates) // CANDIDATES_AT_ONCE
+    ends = sizes["len"].cum_sum()
+    start = 0
+    for end in ends.filter(numbers != numbers.shift(-1).fill_null(-1)).to_list():
+        yield frame[start:end]
+        start = end
 
 
-def distinct_responses(pairs: pl.LazyFrame, rollouts: pl.LazyFrame) -> pl.LazyFrame:
-    """Leave out the pairs of two equal texts: whatever their rewards are, they are no preference."""
-    responses = rollouts.select("row", "response")
-    return (
-        pairs.join(responses, left_on="chosen", right_on="row", maintain_order="left")
-        .join(responses, left_on="rejected", right_on="row", maintain_order="left", suffix="_rejected")
-        .filter(pl.col("response") != pl.col("response_rejected"))
-        .select("chosen", "rejected", "margin")
+def candidate_pairs(slab: pl.LazyFrame) -> pl.LazyFrame:
+    """Pair every two rollouts of a group whose rewards differ, the higher one chosen."""
+    reward = pl.col("reward")
+    slab = slab.with_columns(
+        group_size=pl.len().over("group"),
+        group_mean=reward.mean().over("group"),
+        group_deviation=reward.std(ddof=0).over("group"),
     )
-
-
-def ranked_within_group(rollouts: pl.LazyFrame) -> pl.LazyFrame:
-    """Sort by group and falling reward; number the places; `end` is the place behind the group's last."""
+    behind = slab.select(rejected="place", **{f"rejected_{name}": name for name in OF_PAIRING})
     return (
-        rollouts.with_columns(first=pl.col("row").min().over("group"))
-        .sort(["first", "reward", "row"], descending=[False, True, False])
-        .with_row_index("place")
-        .with_columns(end=pl.col("place").max().over("first") + 1)
-    )
-
-
-def combinations_of_two(ranked: pl.LazyFrame) -> pl.LazyFrame:
-    """Put each rollout before each that ranks behind it in its group."""
-    behind = ranked.select(other=pl.col("place"), rejected=pl.col("row"), rejected_reward=pl.col("reward"))
-    return (
-        ranked.select(
-            "place",
-            chosen=pl.col("row"),
-            chosen_reward=pl.col("reward"),
-            other=pl.int_ranges(pl.col("place") + 1, pl.col("end"), dtype=pl.UInt32),
-        )
-        .explode("other", empty_as_null=False)
-        .join(behind, on="other", maintain_order="left")
-    )
-
-
-def margin_at_least(pairs: pl.LazyFrame, min_margin: float) -> pl.LazyFrame:
-    """Keep the pairs whose rewards differ by `min_margin` or more; a tie is never a preference."""
-    margin = pl.col("chosen_reward") - pl.col("rejected_reward")
-    return (
-        pairs.with_columns(margin=margin)
-        .filter((pl.col("margin") >= min_margin) & (pl.col("margin") > 0))
-        .select("chosen", "rejected", "margin")
-    )
-
-
-def unpaired_reasons(rollouts: pl.LazyFrame, *, candidates: pl.LazyFrame, pairs: pl.LazyFrame) -> pl.LazyFrame:
-    """Say for each rollout why it is in none of the pairs; null where it is in one.
-
-    `candidates` are the pairs before those of equal texts were left out. Returns the columns row, group, reason.
-    """
-    alone = pl.len().over("group") == 1
-    equal = pl.col("reward").min().over("group") == pl.col("reward").max().over("group")
-    return (
-        rollouts.with_columns(alone=alone, equal=equal)
-        .join(_rows_of(pairs).with_columns(paired=True), on="row", how="left")
-        .join(_rows_of(candidates).with_columns(candidate=True), on="row", how="left")
-        .select(
-            "row",
+        slab.select(
             "group",
-            reason=pl.when("paired")
-            .then(None)
-            .when("alone")
-            .then(pl.lit("single_rollout"))
-            .when("equal")
-            .then(pl.lit("equal_rewards"))
-            .when("candidate")
-            .then(pl.lit("equal_responses"))
-            .otherwise(pl.lit("below_margin")),
+            "group_size",
+            "group_mean",
+            "group_deviation",
+            chosen="place",
+            rejected=pl.int_ranges(pl.col("place") + 1, pl.col("end"), dtype=pl.get_index_type()),
+            **{f"chosen_{name}": pl.col(name) for name in OF_PAIRING},
         )
+        .explode("rejected", empty_as_null=False)
+        .join(behind, on="rejected", maintain_order="left")
+        .with_columns(margin=pl.col("chosen_reward") - pl.col("rejected_reward"))
+        .filter(pl.col("margin") > 0)
     )
 
 
-def _rows_of(pairs: pl.LazyFrame) -> pl.LazyFrame:
-    return pl.concat([pairs.select(row="chosen"), pairs.select(row="rejected")]).unique()
+def with_reasons(pairs: pl.LazyFrame, settings: Settings, deviations: pl.LazyFrame) -> pl.LazyFrame:
+    """Name the first rule that speaks against each pair; `deviations` has the reward's by agent."""
+    rules = {
+        Reason.BELOW_MARGIN: _is_below_margin(settings),
+        Reason.REWARD_BOUNDS: _is_out_of_bounds(settings),
+        Reason.EQUAL_RESPONSES: pl.col("chosen_response") == pl.col("rejected_response"),
+        Reason.CHOSEN_TRUNCATED: _has("chosen", IS_TRUNCATED),
+        Reason.REASONING_DIFFERS: _has("chosen", HAS_REASONING) != _has("rejected", HAS_REASONING),
+        Reason.LENGTH_RATIO: _is_too_long_apart(settings),
+    }
+    reason = pl.lit(TAKEN)
+    for name, speaks_against in reversed(rules.items()):
+        reason = pl.when(speaks_against).then(pl.lit(PAIR_REASONS.index(name))).otherwise(reason)
+    if settings.min_margin.in_deviations:
+        pairs = pairs.join(deviations, left_on="chosen_agent", right_on="agent", how="left", maintain_order="left")
+    return pairs.with_columns(reason=reason.cast(pl.UInt8))
+
+
+def reward_deviations(ranked: pl.DataFrame) -> pl.DataFrame:
+    """Give the standard deviation of the rewards of each agent (population), and their mean.
+
+    Sums are exact before they are rounded, so the figures do not depend on the order of the rows.
+    """
+    counts = ranked.lazy().group_by("agent", "reward").len().collect()
+    rows = []
+    for (agent,), part in counts.partition_by("agent", as_dict=True).items():
+        weighted = part.select("reward", "len").rows()
+        total = sum(count for _, count in weighted)
+        mean = math.fsum(reward * count for reward, count in weighted) / total
+        variance = math.fsum((reward - mean) ** 2 * count for reward, count in weighted) / total
+        rows.append((agent, mean, math.sqrt(variance)))
+    schema = {"agent": ranked.schema["agent"], "mean": pl.Float64, "deviation": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _is_below_margin(settings: Settings) -> pl.Expr:
+    least = pl.lit(settings.min_margin.value)
+    return pl.col("margin") < (least * pl.col("deviation") if settings.min_margin.in_deviations else least)
+
+
+def _is_out_of_bounds(settings: Settings) -> pl.Expr:
+    too_low = too_high = pl.lit(False)
+    if settings.min_chosen_reward is not None:
+        too_low = pl.col("chosen_reward") < settings.min_chosen_reward
+    if settings.max_rejected_reward is not None:
+        too_high = pl.col("rejected_reward") > settings.max_rejected_reward
+    return too_low | too_high
+
+
+def _is_too_long_apart(settings: Settings) -> pl.Expr:
+    if settings.max_length_ratio is None:
+        return pl.lit(False)
+    longer = pl.max_horizontal("chosen_num_chars", "rejected_num_chars")
+    shorter = pl.min_horizontal("chosen_num_chars", "rejected_num_chars").clip(lower_bound=1)
+    return longer > shorter * settings.max_length_ratio
+
+
+def _has(side: str, flag: int) -> pl.Expr:
+    return pl.col(f"{side}_flags").cast(pl.Int64) & flag != 0

@@ -1,84 +1,221 @@
-"""The usable rollout: what is left of a row once it is converted and identified."""
+"""The usable rollout: what is left of a row once its noise is refused, and it is converted and identified."""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
 
 from pipeline.attrition import Reason, RowDropped
-from pipeline.convert import prompt_messages, response_text
-from pipeline.identify import agent_name, group_key
-from pipeline.read import Row, decode_row
+from pipeline.convert import Turn, response_turns
+from pipeline.identify import Question, agent_name, group_key, normalised, number_of, task_identity
+from pipeline.prompts import Prompts, question_and_answer
+from pipeline.reasoning import ReasoningPolicy
+from pipeline.record import ABSENT, Maskable, Record, Response
+from pipeline.settings import Format, RewardField, Settings
+from schemas.lines import LineError, decode_tolerant
 from schemas.preference import Message
 
+FAILED_PREFIX = "Failed: "
+FAILED_ID_SUFFIX = "-failed"
+NOT_FINITE = {"NaN", "Infinity", "-Infinity", "inf", "-inf"}  # what record.py makes of these numbers
 
-@dataclass(frozen=True, slots=True)
-class Rollout:
-    """One scored response to one prompt."""
+_encode = msgspec.json.Encoder().encode
+_encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 
-    group: str
+
+class Rollout(NamedTuple):
+    """One scored response to one prompt, ready to be written."""
+
+    group: bytes
+    question: Question
+    response: bytes  # JSON: the text, or the messages
     reward: float
-    prompt: tuple[Message, ...]
-    response: str
-    truncated: bool  # cut by a limit, so the policy did not end it
     agent: str | None
-    source: str  # file:line
+    response_number: int  # equal for responses that are the same once normalised
+    sample_number: int  # equal for two records of one rollout, if it is named
+    is_named: bool
+    num_chars: int  # that the policy wrote
+    num_messages: int
+    is_truncated: bool
+    has_reasoning: bool
 
 
-def rollout_of(row: Row) -> Rollout:
+def rollout_of(
+    record: Record, content: bytes, settings: Settings, *, prompts: Prompts, stable: bytes | None = None
+) -> Rollout:
     """Make a usable rollout of a row.
 
     Raises:
-        RowDropped: the row can't be used; the first reason in the order of `Reason`.
+        RowDropped: the row can't be used.
     """
-    value = decode_row(row.content)
-    params, output = value.get("responses_create_params"), _output(value)
-    if not isinstance(params, dict) or not isinstance(output, list):
-        is_pair = {"chosen", "rejected"} <= value.keys()
-        met = "a preference pair already" if is_pair else "no responses_create_params or no list response.output"
-        raise RowDropped(Reason.NOT_A_ROLLOUT, met)
-    _refuse_masked(value)
-    reward = _reward(value)
-    prompt = prompt_messages(params)
+    items = _trajectory(record)
+    _refuse_noise(record)
+    reward = reward_of(record, content, settings.reward_field)
+    is_truncated = _is_truncated(record)
+    if is_truncated and not settings.allow_truncated_rejected:
+        raise RowDropped(Reason.TRUNCATED)
+    asked = prompts.asked(record.params)
+    turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
+    question, turns = question_and_answer(asked, turns, has_index=record.task_index is not None)
+    turns = _completion(turns, question)
+    has_reasoning = any(turn.reasoning for turn in turns)
+    if settings.reasoning is ReasoningPolicy.REQUIRE_BOTH and not has_reasoning:
+        raise RowDropped(Reason.REASONING_MISSING)
+    response, spoken = _response(turns, settings.format, asks_with_tools=asked.has_tools)
+    _refuse_made_up(spoken, reward, turns)
+    agent = None if settings.across_agents else agent_name(record)
+    task = task_identity(record, stable=stable, across_files=settings.across_files)
+    own_name = _own_name(record)
     return Rollout(
-        group=group_key(value, prompt, path=row.path),
+        group=group_key(question, agent=agent, task=task),
+        question=question,
+        response=response,
         reward=reward,
-        prompt=prompt,
-        response=response_text(output, prompt=prompt),
-        truncated=_is_truncated(value),
-        agent=agent_name(value),
-        source=row.source,
+        agent=agent_name(record),
+        response_number=number_of(normalised(spoken).encode()),
+        sample_number=number_of(b"%b %d %b" % (own_name, is_truncated, response)),
+        is_named=bool(own_name),
+        num_chars=sum(len(turn.message["content"]) for turn in turns if turn.message["role"] == "assistant"),
+        num_messages=len(turns),
+        is_truncated=is_truncated,
+        has_reasoning=has_reasoning,
     )
 
 
-def _output(value: dict[str, Any]) -> object:
-    """Find the trajectory: `response.output`, or the `output` of Gym's first documentation."""
-    response = value.get("response")
-    return response.get("output") if isinstance(response, dict) else value.get("output")
+def reward_of(record: Record, content: bytes, field: RewardField) -> float:
+    """Read the reward, or the weighted sum of the fields that stand for it.
 
-
-def _is_truncated(value: dict[str, Any]) -> bool:
-    """Read `incomplete_details`, the only place where Gym tells it: `status` is null in most rows."""
-    response = value.get("response")
-    return isinstance(response, dict) and bool(response.get("incomplete_details"))
-
-
-def _refuse_masked(value: dict[str, Any]) -> None:
-    nested = value.get("instance_config")
-    for holder in (value, nested if isinstance(nested, dict) else {}):
-        if holder.get("mask_sample"):
-            raise RowDropped(Reason.MASKED)
-
-
-def _reward(value: dict[str, Any]) -> float:
-    reward = value.get("reward")
-    if reward is None:
-        raise RowDropped(Reason.REWARD_MISSING)
-    if isinstance(reward, bool) or not isinstance(reward, int | float):
-        raise RowDropped(Reason.REWARD_NOT_A_NUMBER, type(reward).__name__)
+    Raises:
+        RowDropped: one of them is missing or no finite number.
+    """
+    if field.is_default:
+        return _number(record.reward, "")
     try:
-        number = float(reward)
+        row = decode_tolerant(content)
+    except LineError as error:
+        raise RowDropped(Reason.NOT_JSON, str(error)) from None
+    return _finite(math.fsum(weight * _number(_at(row, keys), ".".join(keys)) for weight, keys in field.terms))
+
+
+def _trajectory(record: Record) -> list[Any]:
+    """Find the trajectory: `response.output`, or the `output` of Gym's first documentation."""
+    response = record.response
+    items = response.output if isinstance(response, Response) else record.output
+    if record.failure_class is not None:
+        raise RowDropped(Reason.FAILED, f"_ng_failure_class is {record.failure_class}")
+    if record.params is not ABSENT and isinstance(items, list):
+        return items
+    if record.chosen is not ABSENT or record.completions is not ABSENT:
+        raise RowDropped(Reason.NOT_A_ROLLOUT, "a preference pair already")
+    if record.usersim_result is not ABSENT:
+        raise RowDropped(Reason.NOT_A_ROLLOUT, "a conversation of a simulated user, without response.output")
+    raise RowDropped(Reason.NOT_A_ROLLOUT, "no responses_create_params or no list response.output")
+
+
+def _refuse_noise(record: Record) -> None:
+    nested = record.instance_config
+    if record.mask_sample or (isinstance(nested, Maskable) and nested.mask_sample):
+        raise RowDropped(Reason.MASKED)
+    if record.verification_skipped:
+        raise RowDropped(Reason.VERIFICATION_SKIPPED)
+    if record.invalid_judge_response:
+        raise RowDropped(Reason.VERIFICATION_SKIPPED, "invalid_judge_response")
+    if record.exception_type:
+        raise RowDropped(Reason.FAILED, f"exception_type is {record.exception_type}")
+    response = record.response
+    if isinstance(response, Response) and isinstance(response.id, str) and response.id.endswith(FAILED_ID_SUFFIX):
+        raise RowDropped(Reason.FAILED, f"response.id is {response.id}")
+    items = response.output if isinstance(response, Response) else record.output
+    if not items:
+        raise RowDropped(Reason.FAILED, "response.output is empty")
+
+
+def _refuse_made_up(text: str, reward: float, turns: list[Turn]) -> None:
+    """Refuse the message that older agents put in the place of a run that failed."""
+    if reward == 0 and len(turns) == 1 and text.startswith(FAILED_PREFIX):
+        raise RowDropped(Reason.FAILED, "the response is a text Failed: ...")
+
+
+def _number(value: object, name: str) -> float:
+    where = f"{name} is " if name else ""
+    if value is None:
+        raise RowDropped(Reason.REWARD_MISSING, name and f"no {name}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        shown = value if isinstance(value, str) and value in NOT_FINITE else type(value).__name__
+        raise RowDropped(Reason.REWARD_NOT_A_NUMBER, f"{where}{shown}")
+    return _finite(value)
+
+
+def _finite(value: float) -> float:
+    try:
+        number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
         raise RowDropped(Reason.REWARD_NOT_A_NUMBER, str(number))
-    return number
+    return number + 0.0  # -0.0 and 0.0 are one reward
+
+
+def _at(row: object, keys: tuple[str, ...]) -> object:
+    for key in keys:
+        if not isinstance(row, dict):
+            return None
+        row = row.get(key)
+    return row
+
+
+def _completion(turns: list[Turn], question: Question) -> list[Turn]:
+    """Leave what comes after the policy's last word, which teaches it nothing; refuse what says nothing."""
+    end = len(turns)
+    while end and turns[end - 1].message["role"] != "assistant":
+        end -= 1
+    turns = turns[:end]
+    if question.asks_twice and any(turn.num_texts > 1 for turn in turns):
+        raise RowDropped(Reason.RESPONSE_UNSUPPORTED, "several answers to several user turns, in no known order")
+    if not any(turn.num_texts or "tool_calls" in turn.message for turn in turns):
+        raise RowDropped(Reason.RESPONSE_EMPTY)
+    return turns
+
+
+def _response(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> tuple[bytes, str]:
+    """Write a response as JSON; give also what two responses are compared by, which holds no ids."""
+    is_text = len(turns) == 1 and "tool_calls" not in turns[0].message
+    if form is Format.BINARY:
+        if asks_with_tools or any("tool_calls" in turn.message for turn in turns):
+            met = "the prompt offers or uses tools" if asks_with_tools else "the response calls tools"
+            raise RowDropped(Reason.TOOL_USE, met)
+        if not is_text:
+            raise RowDropped(Reason.SEVERAL_TURNS, f"{len(turns)} messages")
+    try:
+        if is_text:
+            text = turns[0].message["content"]
+            return _encode(text if form is Format.BINARY else [turns[0].message]), text
+        messages = [_weighted(turn.message) for turn in turns]
+        spoken = _encode_sorted([_without_ids(message) for message in messages]).decode()
+        return _encode(messages), spoken
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise RowDropped(Reason.RESPONSE_UNSUPPORTED, str(error)) from None
+
+
+def _weighted(message: Message) -> Message:
+    """Mark what the policy did not write."""
+    return message if message["role"] == "assistant" else {**message, "weight": 0}
+
+
+def _without_ids(message: Message) -> list[object]:
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return [message["role"], message["content"], calls]
+
+
+def _is_truncated(record: Record) -> bool:
+    """Read `incomplete_details`, in most versions the only place where Gym tells it, and `status`."""
+    response = record.response
+    return isinstance(response, Response) and (bool(response.incomplete_details) or response.status == "incomplete")
+
+
+def _own_name(record: Record) -> bytes:
+    """Give what tells a rollout from the others of its task; nothing where the row says nothing."""
+    response_id = record.response.id if isinstance(record.response, Response) else None
+    if record.rollout_index is None and not response_id:
+        return b""
+    return f"{record.rollout_index} {response_id}".encode()

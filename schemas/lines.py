@@ -7,7 +7,6 @@ apart. Blank lines are passed over and a byte order mark is taken off. Two readi
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -15,12 +14,13 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from schemas.errors import InputError
+from schemas.streams import open_stream
 from schemas.terminal import path_text
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")  # gzip, zstd, zip
-READ_BUFFER_BYTES = 1 << 20
+MAX_LINE_BYTES = 256 << 20
 JSON_WHITESPACE = b" \t\r\n"
+SKIP_BYTES = 1 << 20
 
 _decoder = msgspec.json.Decoder()
 
@@ -36,38 +36,36 @@ class LineError(ValueError):
     """A line is no JSON; the message says why."""
 
 
-def read_lines(path: Path, advance: Callable[[int], None] = lambda amount: None) -> Iterator[Line]:
-    """Yield the lines of a file that are not blank, reporting the bytes read to `advance`.
+def read_lines(place: Path, advance: Callable[[int], None] = lambda amount: None) -> Iterator[Line]:
+    """Yield the lines of an input that are not blank, reporting the bytes read to `advance`.
 
     Raises:
-        InputError: there is no such file, or it can't be read.
+        InputError: there is no such file, it can't be read, or a line is longer than `MAX_LINE_BYTES`.
     """
-    try:
-        with open_input(path) as stream:
-            for number, content in enumerate(stream, start=1):
-                advance(len(content))
-                if number == 1:
-                    if content.startswith(COMPRESSED):
-                        raise InputError(f"{path_text(path)}: is compressed; unpack it first")
-                    content = content.removeprefix(BYTE_ORDER_MARK)
-                content = content.strip(JSON_WHITESPACE)
-                if content:
-                    yield Line(number, content)
-    except OSError as error:
-        raise InputError(f"{path_text(path)}: can't be read: {error.strerror or error}") from error
+    with open_stream(place) as stream:
+        for number, content in enumerate(numbered_lines(stream), start=1):
+            if content is None:
+                raise InputError(f"{path_text(place)}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB")
+            advance(len(content))
+            content = without_margin(content, number)
+            if content:
+                yield Line(number, content)
 
 
-def open_input(path: Path) -> BinaryIO:
-    """Open a file for reading, or say in the user's terms why not."""
-    if os.path.isdir(path):  # noqa: PTH112 (it never raises)
-        shown = path_text(path)
-        raise InputError(f"{shown}: is a directory; name a file in it")
-    try:
-        return path.open("rb", buffering=READ_BUFFER_BYTES)
-    except FileNotFoundError:
-        raise InputError(f"{path_text(path)}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path_text(path)}: can't be read: {error.strerror or error}") from error
+def numbered_lines(stream: BinaryIO, max_bytes: int = MAX_LINE_BYTES) -> Iterator[bytes | None]:
+    """Yield each line with its end; None for one that is longer than `max_bytes`, which is never held whole."""
+    while content := stream.readline(max_bytes + 1):
+        if len(content) <= max_bytes:
+            yield content
+        else:
+            while content and not content.endswith(b"\n"):
+                content = stream.readline(SKIP_BYTES)
+            yield None
+
+
+def without_margin(content: bytes, number: int) -> bytes:
+    """Take off the line's end, white space around the JSON, and the byte order mark before the first line."""
+    return (content.removeprefix(BYTE_ORDER_MARK) if number == 1 else content).strip(JSON_WHITESPACE)
 
 
 def decode_strict(content: bytes) -> object:

@@ -5,6 +5,7 @@ Data and machine-readable output belong to stdout; what these functions make goe
 
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,9 @@ MAX_EXCERPT = 60
 
 
 class Advance(Protocol):
-    """Reports that `amount` more of the work is done."""
+    """Reports that `amount` more of the work is done, and `rows` more rows with it."""
 
-    def __call__(self, amount: int) -> None: ...
+    def __call__(self, amount: int, rows: int = 0) -> None: ...
 
 
 def stderr_console() -> Console:
@@ -60,26 +61,38 @@ def bare_excerpt(text: str) -> str:
 def progress(description: str, *, total: int | None, unit: str, shown: bool = True) -> Iterator[Advance]:
     """Show a progress bar on stderr while the block runs; nothing where stderr is not a terminal."""
     if not (shown and sys.stderr.isatty()):
-        yield lambda amount: None
+        yield lambda amount, rows=0: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    rate = TextColumn("{task.fields[rate]}")
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
-        rate,
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
+    started = time.monotonic()
+    num_rows = 0
     with Progress(*columns, console=stderr_console(), transient=True) as bar:
         task = bar.add_task(description, total=total, rate="")
 
-        def advance(amount: int) -> None:
-            speed = bar.tasks[0].speed
-            bar.update(task, advance=amount, rate="" if speed is None else f"{speed:,.0f} {unit}/s")
+        def advance(amount: int, rows: int = 0) -> None:
+            nonlocal num_rows
+            num_rows += rows
+            rate = speed_text(bar.tasks[0].speed, unit)
+            if num_rows:
+                rate += f" {num_rows / (time.monotonic() - started):,.0f} rows/s"
+            bar.update(task, advance=amount, rate=rate)
 
         yield advance
+
+
+def speed_text(speed: float | None, unit: str) -> str:
+    """Show a speed, bytes in megabytes (10^6)."""
+    if speed is None:
+        return ""
+    return f"{speed / 1e6:,.1f} MB/s" if unit == "bytes" else f"{speed:,.0f} {unit}/s"
 
 
 def _escaped(char: str) -> str:

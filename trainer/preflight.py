@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from schemas.errors import DpoError, InputError, UsageError
-from schemas.lines import open_input
+from schemas.streams import STDIN, open_stream
 from schemas.terminal import path_text
 from trainer.config import TrainConfig
 
@@ -20,12 +20,17 @@ def preflight(config: TrainConfig) -> None:
         UsageError: the run folder is in use.
         DpoError: it can't be made.
     """
-    with open_input(config.data.train.data_path):
-        pass
+    if not _is_pipe(config.data.train.data_path):  # whose writer would be gone with the first reader
+        with open_stream(config.data.train.data_path):
+            pass
     refuse_missing_folder(config.policy.model_name)
     if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
         refuse_used_folder(config.output_dir)
     refuse_unwritable_folder(config.output_dir)
+
+
+def _is_pipe(path: Path) -> bool:
+    return path == STDIN or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 def refuse_missing_folder(model_name: str) -> None:

@@ -1,0 +1,136 @@
+"""Reading rollouts with a number of processes: what `collect-pairs` and `inspect` begin with."""
+
+import hashlib
+import importlib
+import os
+import shutil
+import tempfile
+import threading
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.chunks import CHUNK_BYTES, chunks_of
+from pipeline.gather import Gathered
+from pipeline.scan import Scanner, ScanTask, read_beside, scan, sha256_of
+from pipeline.settings import Settings
+from pipeline.sources import Inputs, Source
+from pipeline.workers import Workers, default_num_processes
+from schemas.errors import DpoError
+from schemas.terminal import Advance, path_text
+
+NOT_SHOWN: Advance = lambda amount, rows=0: None  # noqa: E731 (a value of the protocol)
+
+
+class Missing(NamedTuple):
+    """What the materialized inputs beside a rollout file say that it should hold."""
+
+    path: Path
+    expected: int
+    missing: int
+
+
+@dataclass
+class Intake:
+    """What was read, and the processes that read it, which are at hand until the block ends."""
+
+    gathered: Gathered
+    missing: list[Missing]
+    digests: dict[int, str]  # sha256 of the sources, as far as they were hashed
+    workers: Workers
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """How the work is done; none of it changes the result."""
+
+    num_workers: int | None = None  # None: one for each core, as far as there is work
+    chunk_bytes: int = CHUNK_BYTES
+    scratch_parent: Path | None = None  # None: where temporary files go
+
+
+@contextmanager
+def intake(
+    inputs: Inputs,
+    settings: Settings,
+    machinery: Machinery,
+    *,
+    keep_texts: bool,
+    keep_rejects: bool = False,
+    hash_inputs: bool = False,
+    advance: Advance = NOT_SHOWN,
+) -> Iterator[Intake]:
+    """Read all inputs.
+
+    Raises:
+        InputError: one can't be read.
+        DpoError: no place for temporary files, or a process died.
+    """
+    size = sum(source.path.stat().st_size if source.is_plain else CHUNK_BYTES for source in inputs.sources)
+    num_workers = machinery.num_workers or default_num_processes(size, bytes_each=machinery.chunk_bytes)
+    with scratch_folder(machinery.scratch_parent) as scratch:
+        workers = Workers(num_workers, Scanner, settings, scratch, keep_texts, keep_rejects)
+        try:
+            if num_workers > 1:  # Polars takes a moment to start; the first chunks hide it
+                threading.Thread(target=importlib.import_module, args=("pipeline.pairing",)).start()
+            tables, expected = _read_beside(inputs.sources, workers)
+            gathered = Gathered()
+            seen: dict[int, array[int]] = {number: array("q") for number in tables}
+            for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables)):
+                gathered.add(scanned, inputs.sources[scanned.source])
+                if scanned.source in seen:
+                    seen[scanned.source].extend(scanned.keys)
+                advance(scanned.num_bytes, scanned.num_rows)
+            plain = [source for source in inputs.sources if source.is_plain or source.path.is_file()]
+            hashed = workers.run(sha256_of, [source.path for source in plain]) if hash_inputs else ()
+            digests = {source.number: digest for source, digest in zip(plain, hashed, strict=False)}
+            missing = [
+                Missing(inputs.sources[number].path, len(keys), len(keys - set(seen[number])))
+                for number, keys in expected.items()
+                if seen[number]  # rows without indices don't tell which they are
+            ]
+            yield Intake(gathered, missing, digests, workers, scratch)
+        finally:
+            workers.stop()
+
+
+@contextmanager
+def scratch_folder(parent: Path | None) -> Iterator[Path]:
+    """Make a folder for the time of the block.
+
+    Raises:
+        DpoError: it can't be made.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".dpo-", suffix=".unfinished", dir=parent))
+    except OSError as error:
+        where = path_text(parent or Path(tempfile.gettempdir()))
+        raise DpoError(f"{where}: no place for temporary files: {error.strerror or error}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read_beside(sources: Sequence[Source], workers: Workers) -> tuple[dict[int, str], dict[int, set[int]]]:
+    """Read the materialized inputs that lie beside rollout files: tables of tasks, and the rollouts to expect."""
+    having = [(source.number, source.materialized) for source in sources if source.materialized]
+    found = workers.run(read_beside, [path for _, path in having])
+    tables, expected = {}, {}
+    for (number, _), beside in zip(having, found, strict=True):
+        tables[number] = beside.table
+        expected[number] = set(beside.expected)
+    return tables, expected
+
+
+def _tasks(
+    sources: Sequence[Source], settings: Settings, machinery: Machinery, tables: dict[int, str]
+) -> Iterator[ScanTask]:
+    for source in sources:
+        chunks = chunks_of(source, chunk_bytes=machinery.chunk_bytes, max_line_bytes=settings.max_line_bytes)
+        for chunk in chunks:
+            yield ScanTask(chunk, tables.get(source.number))

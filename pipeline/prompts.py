@@ -1,0 +1,108 @@
+"""Prompts, converted once for all rollouts that share them."""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from pipeline.attrition import Reason, RowDropped
+from pipeline.convert import Turn, asks_twice, chat_tools, prompt_turns
+from pipeline.identify import Question, question_of
+from pipeline.record import Params, decode_params
+from schemas.preference import Message
+
+REMEMBERED_BYTES = 8 << 20
+
+
+class Asked(NamedTuple):
+    """A row's `responses_create_params`, converted."""
+
+    params: Params
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    question: Question | None  # None where the prompt is empty
+    has_tools: bool  # tools are offered, or were used already
+
+
+class Prompts:
+    """Converts prompts, and remembers the last of them: rollouts of one task lie close together.
+
+    The memory is bounded by the bytes that came in, since a prompt may be of any size.
+    """
+
+    def __init__(self, *, keep_reasoning: bool) -> None:
+        """Start with nothing remembered."""
+        self.keep_reasoning = keep_reasoning
+        self._remembered: dict[bytes, Asked | RowDropped] = {}
+        self._num_bytes = 0
+
+    def asked(self, params: msgspec.Raw) -> Asked:
+        """Convert `responses_create_params`.
+
+        Raises:
+            RowDropped: they hold what is not known, or media.
+        """
+        content = bytes(params)
+        asked = self._remembered.get(content)
+        if asked is None:
+            asked = self._convert(content)
+            self._remember(content, asked)
+        if isinstance(asked, RowDropped):
+            raise RowDropped(asked.reason, asked.detail)
+        return asked
+
+    def _convert(self, content: bytes) -> Asked | RowDropped:
+        params = decode_params(content)
+        if params is None:
+            return RowDropped(Reason.NOT_A_ROLLOUT, "responses_create_params is no object")
+        try:
+            tools = chat_tools(params.tools)
+            messages = [turn.message for turn in prompt_turns(params, keep_reasoning=self.keep_reasoning)]
+            question = None
+            if says_something(messages):
+                question = question_of(messages, tools, params, asks_twice=asks_twice(messages))
+        except RowDropped as drop:
+            return drop
+        used = any("tool_calls" in message or message["role"] == "tool" for message in messages)
+        return Asked(params, messages, tools, question, has_tools=bool(tools) or used)
+
+    def _remember(self, content: bytes, asked: Asked | RowDropped) -> None:
+        self._remembered[content] = asked
+        self._num_bytes += len(content)
+        while self._num_bytes > REMEMBERED_BYTES:
+            oldest = next(iter(self._remembered))
+            del self._remembered[oldest]
+            self._num_bytes -= len(oldest)
+
+
+def question_and_answer(asked: Asked, turns: list[Turn], *, has_index: bool) -> tuple[Question, list[Turn]]:
+    """Find the question, also where an agent built it itself; give the turns that are left as the answer.
+
+    What a trajectory begins with before the policy speaks is part of the prompt. If that is nothing, and an index
+    tells the task, the metadata's `problem_statement` is the prompt.
+
+    Raises:
+        RowDropped: the prompt is empty.
+    """
+    if asked.question is not None and turns and turns[0].message["role"] == "assistant":
+        return asked.question, turns
+    num_lifted = 0
+    while num_lifted < len(turns) and turns[num_lifted].message["role"] in {"system", "developer", "user"}:
+        num_lifted += 1
+    lifted, answer = [turn.message for turn in turns[:num_lifted]], turns[num_lifted:]
+    if asked.question is not None and (not lifted or lifted == asked.messages):  # the trajectory may repeat the prompt
+        return asked.question, answer
+    prompt = [*asked.messages, *lifted]
+    if not says_something(prompt):
+        metadata = asked.params.metadata
+        statement = metadata.get("problem_statement") if isinstance(metadata, dict) else None
+        if not has_index or not isinstance(statement, str) or not statement.strip():
+            raise RowDropped(Reason.PROMPT_EMPTY)
+        prompt.append(Message(role="user", content=statement))
+    # turns of the trajectory are in order; only between those of the input an answer may be lost
+    twice = asks_twice(asked.messages)
+    return question_of(prompt, asked.tools, asked.params, asks_twice=twice), answer
+
+
+def says_something(prompt: list[Message]) -> bool:
+    """Tell whether a prompt asks anything: a system message alone does not."""
+    return any(message["content"].strip() for message in prompt if message["role"] != "system")

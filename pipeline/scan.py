@@ -1,0 +1,199 @@
+"""Reading a chunk of rollouts: in come lines, out go ready pieces of JSON on disk and slim columns about them.
+
+This runs in worker processes and imports no Polars.
+"""
+
+import hashlib
+import secrets
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from pipeline.attrition import Reason, RowDropped
+from pipeline.chunks import Chunk, lines_of
+from pipeline.identify import agent_name
+from pipeline.materialized import ROLLOUT_MASK, TASK_SHIFT, read_materialized, rollout_key
+from pipeline.prompts import Prompts
+from pipeline.reasoning import ReasoningPolicy
+from pipeline.record import decode_record
+from pipeline.rollout import Rollout, rollout_of
+from pipeline.settings import Format, Settings
+from pipeline.spool import Spool
+
+IS_TRUNCATED, HAS_REASONING, HAS_SEVERAL_MESSAGES, IS_NAMED = 1, 2, 4, 8
+
+COLUMNS = {
+    "line": "i",  # in the chunk, and once all chunks are there in the file
+    "agent": "h",  # position in `agents`
+    "reward": "d",
+    "response": "q",  # equal for responses that are the same once normalised
+    "sample": "q",  # equal for two records of one rollout
+    "rollout": "q",  # the rollout index, or NO_INDEX
+    "flags": "b",
+    "num_chars": "i",
+    "cluster": "q",  # equal for prompts that are nearly the same
+    "offset": "q",  # in the spool, where prompt, tools and response follow each other
+    "prompt_bytes": "i",
+    "tools_bytes": "i",
+    "response_bytes": "i",
+}
+NO_INDEX = -1
+
+
+class Rejected(NamedTuple):
+    """A line that is no usable rollout, as `--rejects` writes it."""
+
+    line: int
+    reason: Reason
+    detail: str
+
+
+@dataclass
+class Scanned:
+    """What one chunk gave."""
+
+    source: int
+    num_bytes: int
+    spool: str
+    num_lines: int = 0  # blank ones too
+    num_rows: int = 0
+    num_parsed: int = 0  # rows that are rollouts
+    groups: bytearray = field(default_factory=bytearray)  # 16 bytes for each usable rollout
+    columns: dict[str, "array[int] | array[float]"] = field(
+        default_factory=lambda: {name: array(code) for name, code in COLUMNS.items()}
+    )
+    agents: list[str | None] = field(default_factory=list)
+    dropped: Counter[Reason] = field(default_factory=Counter)
+    dropped_by_agent: Counter[tuple[str | None, Reason]] = field(default_factory=Counter)
+    examples: dict[Reason, tuple[int, str]] = field(default_factory=dict)  # the first line of each, what was met
+    rejected: list[Rejected] = field(default_factory=list)
+    keys: "array[int]" = field(default_factory=lambda: array("q"))  # task and rollout index of all rows that have them
+
+
+class Scanner:
+    """The state of one process that scans: its spool, and the prompts that it remembers."""
+
+    def __init__(self, settings: Settings, scratch: Path, keep_texts: bool, keep_rejects: bool) -> None:
+        """Open a spool."""
+        self.settings = settings
+        self.spool = Spool.create(scratch, is_kept=keep_texts)
+        self.keep_rejects = keep_rejects
+        self.scratch = scratch
+        self._tables: dict[str, dict[int, bytes]] = {}
+        self.prompts = Prompts(keep_reasoning=settings.reasoning is not ReasoningPolicy.STRIP)
+
+
+    def table(self, name: str | None) -> dict[int, bytes]:
+        """Give what tells the tasks of a file apart; only the last such table stays in memory."""
+        if name is None:
+            return {}
+        if name not in self._tables:
+            table = msgspec.msgpack.decode((self.scratch / name).read_bytes(), type=dict[int, bytes])
+            self._tables = {name: table}
+        return self._tables[name]
+
+
+class Beside(NamedTuple):
+    """What the materialized inputs beside a rollout file say."""
+
+    expected: "array[int]"  # the keys of the rollouts that were to be made
+    table: str  # the file, in the scratch folder, of what tells its tasks apart
+
+
+class ScanTask(NamedTuple):
+    """A chunk to scan, and what the materialized inputs say of its tasks."""
+
+    chunk: Chunk
+    table: str | None = None  # the name of a file that `read_beside` wrote
+
+
+def scan(scanner: Scanner, task: ScanTask) -> Scanned:
+    """Scan one chunk.
+
+    Raises:
+        InputError: its file can't be read.
+    """
+    settings, chunk = scanner.settings, task.chunk
+    scanned = Scanned(chunk.source, chunk.num_bytes, scanner.spool.name)
+    agents: dict[str | None, int] = {}
+    table = scanner.table(task.table)
+    for number, content in lines_of(chunk, max_line_bytes=settings.max_line_bytes):
+        scanned.num_lines = number
+        if content == b"":
+            continue
+        scanned.num_rows += 1
+        record = None
+        try:
+            if content is None:
+                raise RowDropped(Reason.LINE_TOO_LONG)
+            record = decode_record(content)
+            key = rollout_key(record.task_index, record.rollout_index)
+            if key is not None:
+                scanned.keys.append(key)
+            stable = None if key is None else table.get(key >> TASK_SHIFT)
+            rollout = rollout_of(record, content, settings, prompts=scanner.prompts, stable=stable)
+            index = NO_INDEX if key is None else key & ROLLOUT_MASK
+            agent = agents.setdefault(rollout.agent, len(agents))
+            _keep(scanned, scanner, rollout, line=number, agent=agent, rollout_index=index)
+        except RowDropped as drop:
+            scanned.dropped[drop.reason] += 1
+            scanned.dropped_by_agent[agent_name(record) if record else None, drop.reason] += 1
+            scanned.examples.setdefault(drop.reason, (number, drop.detail))
+            if scanner.keep_rejects:
+                scanned.rejected.append(Rejected(number, drop.reason, drop.detail))
+    scanner.spool.flush()
+    scanned.agents = list(agents)
+    return scanned
+
+
+def read_beside(scanner: Scanner, path: Path) -> Beside:
+    """Read materialized inputs.
+
+    Raises:
+        InputError: the file can't be read.
+    """
+    materialized = read_materialized(path)
+    name = f"table-{secrets.token_hex(8)}"
+    (scanner.scratch / name).write_bytes(msgspec.msgpack.encode(materialized.stable))
+    return Beside(materialized.expected, name)
+
+
+def sha256_of(scanner: Scanner, path: Path) -> str:
+    """Hash a file, as it is."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _keep(
+    scanned: Scanned, scanner: Scanner, rollout: Rollout, *, line: int, agent: int, rollout_index: int
+) -> None:
+    question, columns = rollout.question, scanned.columns
+    prompt = question.prompt
+    if scanner.settings.format is Format.BINARY and question.text:
+        prompt = question.text
+    offset = scanner.spool.append(prompt, question.tools, rollout.response)
+    scanned.groups += rollout.group
+    values = (
+        line,
+        agent,
+        rollout.reward,
+        rollout.response_number,
+        rollout.sample_number,
+        rollout_index,
+        rollout.is_truncated * IS_TRUNCATED
+        + rollout.has_reasoning * HAS_REASONING
+        + (rollout.num_messages > 1) * HAS_SEVERAL_MESSAGES
+        + rollout.is_named * IS_NAMED,
+        rollout.num_chars,
+        question.cluster,
+        offset,
+        len(prompt),
+        len(question.tools),
+        len(rollout.response),
+    )
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)

@@ -1,0 +1,154 @@
+"""What `collect-pairs` and `inspect` tell people, on stderr."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.attrition import MEANING, Attrition, Reason
+from pipeline.collect import Collection
+from pipeline.inspection import Environment, Inspection
+from pipeline.intake import Missing
+from pipeline.settings import Format, Settings
+from pipeline.sources import Inputs
+from schemas.terminal import counted, path_text, printable, stderr_console
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def show_collection(collection: Collection, settings: Settings, *, verbose: bool) -> None:
+    """Print the account: from rows to pairs, with a reason for each row that is in none."""
+    attrition, console = collection.attrition, stderr_console()
+    _show_inputs(collection.inputs, collection.missing, console)
+    digits = len(f"-{attrition.rows:,}")
+    dropped = [reason for reason in Reason if attrition.dropped[reason]]
+    width = max(map(len, dropped), default=0)
+    console.print(f"{attrition.rows:>{digits},}  rows read")
+    for reason in dropped:
+        line = f"{-attrition.dropped[reason]:>{digits},}  {reason:<{width}}  {MEANING[reason]}"
+        console.print(line, soft_wrap=True)
+        if verbose and (example := collection.examples.get(reason)):
+            console.print(printable(f"{'':>{digits}}  {'':<{width}}  for example {example}"), soft_wrap=True)
+    console.print(f"{attrition.paired_rollouts:>{digits},}  rows in pairs")
+    console.print(_steps(attrition), soft_wrap=True)
+    for reason, count in ((reason, attrition.left_out[reason]) for reason in Reason if attrition.left_out[reason]):
+        console.print(f"{counted(count, 'possible pair')} left out: {reason}", soft_wrap=True)
+    if attrition.several_messages and settings.format is not Format.BINARY:
+        console.print(
+            f"{counted(attrition.several_messages, 'pair')} with responses of several messages, written whole; "
+            "NeMo RL trains only a completion's last message",
+            soft_wrap=True,
+        )
+
+
+def show_outputs(collection: Collection, *, rejects: Path | None) -> None:
+    """Name the files that were written."""
+    console = stderr_console()
+    for out in collection.outputs:
+        console.print(f"wrote {counted(out.num_pairs, 'pair')} to {path_text(out.path)}", soft_wrap=True)
+    if rejects is not None:
+        num_rejects = collection.attrition.dropped.total()
+        console.print(f"wrote {counted(num_rejects, 'rejected row')} to {path_text(rejects)}", soft_wrap=True)
+
+
+def why_no_pairs(collection: Collection, settings: Settings) -> str:
+    """Say in one line what stands against pairs."""
+    attrition = collection.attrition
+    if not collection.inputs.sources:
+        return "no pairs: none of the files holds rollouts"
+    if not attrition.rows:
+        return "no pairs: the input has no rows"
+    reason, count = attrition.dropped.most_common(1)[0]
+    return (
+        f"no pairs with rewards {settings.min_margin} or more apart, nothing written: {count:,} of {attrition.rows:,} "
+        f"rows are {reason} ({MEANING[reason]})"
+    )
+
+
+def show_inspection(inspection: Inspection) -> None:
+    """Print what a collection of rollouts is good for."""
+    console = stderr_console()
+    _show_inputs(inspection.inputs, inspection.missing, console)
+    console.print(
+        f"{counted(inspection.rows, 'row')}, {counted(inspection.rollouts, 'usable rollout')} "
+        f"({inspection.truncated:,} cut by a limit) of {counted(inspection.tasks, 'task')}",
+        soft_wrap=True,
+    )
+    for reason in (reason for reason in Reason if inspection.dropped[reason]):
+        console.print(f"  {inspection.dropped[reason]:,} rows {reason}: {MEANING[reason]}", soft_wrap=True)
+    if not inspection.tasks:
+        return
+    per_task = ", ".join(f"{size} x {count:,}" for size, count in inspection.rollouts_per_task.items())
+    console.print(f"rollouts per task: {per_task}", soft_wrap=True)
+    console.print(
+        f"at a reward of {inspection.threshold:g}: always pass {inspection.always_pass:,}, sometimes "
+        f"{inspection.sometimes_pass:,}, never {inspection.never_pass:,}; rewards differ in "
+        f"{counted(inspection.varied_tasks, 'task')}",
+        soft_wrap=True,
+    )
+    for environment in inspection.environments:
+        _show_environment(environment, console)
+    console.print(_pairs_table(inspection))
+    for line in inspection.advice:
+        console.print(printable(line), soft_wrap=True)
+
+
+def _show_inputs(inputs: Inputs, missing: Iterable[Missing], console: Console) -> None:
+    for path, kind in inputs.left_out:
+        console.print(f"left out {path_text(path)}: {kind}, no rollouts", soft_wrap=True)
+    for path, expected, absent in missing:
+        if absent:
+            console.print(
+                f"{path_text(path)}: {absent:,} of {counted(expected, 'rollout')} are missing, "
+                "by the materialized inputs beside it",
+                soft_wrap=True,
+            )
+
+
+def _steps(attrition: Attrition) -> str:
+    steps = (
+        (attrition.rows, "row"),
+        (attrition.parsed, "rollout"),
+        (attrition.eligible, "usable one"),
+        (attrition.groups, "prompt"),
+    )
+    told = " → ".join(counted(number, noun) for number, noun in steps)
+    return (
+        f"{told}, {attrition.varied_groups:,} with different rewards, {attrition.paired_groups:,} with pairs "
+        f"→ {counted(attrition.pairs, 'pair')}"
+    )
+
+
+def _show_environment(environment: Environment, console: Console) -> None:
+    most = max(environment.histogram)
+    bars = "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in environment.histogram)
+    name = printable(environment.agent) if environment.agent is not None else "(no agent named)"
+    console.print(f"{name}: {counted(environment.rollouts, 'rollout')} of {counted(environment.tasks, 'task')}", soft_wrap=True)
+    console.print(
+        f"  reward {environment.min_reward:g} |{bars}| {environment.max_reward:g}, mean {environment.mean_reward:.3g}, "
+        f"standard deviation {environment.reward_deviation:.3g}",
+        soft_wrap=True,
+    )
+    levels = ", ".join(
+        (f"{level.low:.3g}" if level.low == level.high else f"{level.low:.3g} to {level.high:.3g}")
+        + f": {level.median_chars:,.0f}"
+        for level in environment.length_by_reward
+    )
+    console.print(f"  median characters by reward: {levels}", soft_wrap=True)
+    console.print(
+        f"  cut by a limit {environment.truncated_share:.1%}; {counted(environment.failed_rows, 'row')} failed, masked, "
+        "unverified or empty",
+        soft_wrap=True,
+    )
+
+
+def _pairs_table(inspection: Inspection) -> Table:
+    margins = next(iter(inspection.pairs.values()))
+    table = Table(title="pairs by strategy and least margin", title_justify="left", box=None, pad_edge=False)
+    table.add_column("strategy")
+    for margin in margins:
+        table.add_column("any" if margin == "0" else margin, justify="right")
+    for strategy, counts in inspection.pairs.items():
+        table.add_row(strategy, *(f"{count:,}" for count in counts.values()))
+    return table

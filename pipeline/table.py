@@ -1,0 +1,99 @@
+"""The slim table of all usable rollouts, without their texts: from here on everything is Polars.
+
+Two frames come out. `Rollouts.ranked` has what pairing looks at, in an order that depends on nothing but what the rows
+say: by group, then falling reward, then content. Its rows are called places. `Rollouts.payload` has where each
+rollout's text lies, in the order of the input; `row` leads from the one to the other.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from pipeline.attrition import Reason
+from pipeline.gather import Gathered
+from pipeline.scan import IS_NAMED
+from pipeline.settings import DuplicateKeys, Settings
+
+DTYPES = {"b": pl.Int8, "h": pl.Int16, "i": pl.Int32, "q": pl.Int64, "d": pl.Float64}
+PAYLOAD = ("line", "offset", "prompt_bytes", "tools_bytes", "response_bytes")
+GROUP = ("group_high", "group_low")
+
+_NO_DUPLICATES = pl.DataFrame(schema={"row": pl.get_index_type(), "reason": pl.String})
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """All usable rollouts, and those that were left out as duplicates."""
+
+    ranked: pl.DataFrame  # row, group, reward, response, sample, flags, num_chars, agent, cluster
+    payload: pl.DataFrame
+    agents: list[str | None]
+    spools: list[str]
+    duplicates: pl.DataFrame  # row, reason
+
+
+def rollouts_of(gathered: Gathered, settings: Settings) -> Rollouts:
+    """Build the table; the arrays of `gathered` are given up on the way, so that memory holds each column once."""
+    columns = gathered.columns
+    series = {name: pl.Series(name, columns.pop(name), dtype=DTYPES[code]) for name, code in _codes(columns)}
+    frame = pl.DataFrame(series).with_row_index("row")
+    payload = frame.select("source", "spool", *PAYLOAD)
+    frame = frame.drop("source", "spool", *PAYLOAD)
+    if settings.across_files:
+        frame = frame.with_columns(namespace=pl.lit(0, pl.Int32))
+    duplicates = _NO_DUPLICATES
+    if settings.duplicate_keys is DuplicateKeys.DROP or frame["sample"].is_duplicated().any():
+        duplicates = frame.lazy().pipe(duplicate_reasons, settings.duplicate_keys).collect()
+        frame = frame.join(duplicates, on="row", how="anti")
+    ranked = frame.lazy().pipe(ranked_within_group).collect()
+    return Rollouts(ranked, payload, list(gathered.agents), list(gathered.spools), duplicates)
+
+
+def ranked_within_group(rollouts: pl.LazyFrame) -> pl.LazyFrame:
+    """Sort by group, falling reward and content; number the groups."""
+    return (
+        rollouts.sort(
+            [*GROUP, "namespace", "reward", "response", "sample", "row"],
+            descending=[False, False, False, True, False, False, False],
+        )
+        .with_columns(group=pl.struct(*GROUP, "namespace").rle_id())
+        .drop("namespace", "rollout")
+    )
+
+
+def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyFrame:
+    """Name the rows that are the same rollout again, or the same with another reward: columns row and reason.
+
+    Of equal ones one stays. Of contradicting ones none does: nothing says which verdict holds. A rollout is known by
+    the row's own ids; rows without any are never taken for duplicates.
+    """
+    is_named = pl.col("flags").cast(pl.Int64) & IS_NAMED != 0
+    rewards = pl.col("reward").n_unique().over(*GROUP, "sample")
+    # the one that stays is of the first file by name, so that what stays of a run given twice lies together
+    order = pl.col("namespace").cast(pl.Int64) * 2**32 + pl.col("row").cast(pl.Int64)
+    place = order.rank("ordinal").over(*GROUP, "sample")
+    key_count = pl.len().over(*GROUP, "namespace", "rollout")
+    is_twice = is_named & (rewards == 1) & (place > 1)
+    repeats_key = (pl.col("rollout") >= 0) & (key_count > 1) if policy is DuplicateKeys.DROP else pl.lit(False)
+    return (
+        rollouts.with_columns(
+            reason=pl.when(is_named & (rewards > 1))
+            .then(pl.lit(Reason.CONFLICTING_REWARDS.value))
+            .when(is_twice)
+            .then(pl.lit(Reason.DUPLICATE_ROLLOUT.value))
+        )
+        .with_columns(reason=pl.col("reason").fill_null(pl.when(repeats_key).then(pl.lit(Reason.DUPLICATE_KEY.value))))
+        .filter(pl.col("reason").is_not_null())
+        .select("row", "reason")
+    )
+
+
+def example_rows(rows: Iterable[int], payload: pl.DataFrame) -> list[tuple[int, int]]:
+    """Give source and line of some rows."""
+    return payload[list(rows)].select("source", "line").rows()
+
+
+def _codes(columns: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, column.typecode) for name, column in columns.items()]

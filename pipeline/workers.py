@@ -1,0 +1,119 @@
+"""Processes that work on pieces of the input: a small seam, so that an engine of another kind can take its place.
+
+Each process makes its own state once (`set_up`), and then runs functions of that state on tasks.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from schemas.errors import DpoError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+TASKS_AHEAD = 3  # for each process: enough that none waits, few enough that memory stays flat
+
+DEAD = (
+    "a worker process died (killed, or out of memory?) or could not start; nothing was written; "
+    "try again with --workers 1"
+)
+
+_state: Any = None
+
+
+class Workers:
+    """A number of processes; with one, everything runs in this one."""
+
+    def __init__(self, num_processes: int, set_up: Callable[..., Any], *arguments: object) -> None:
+        """Start the processes."""
+        self._num_processes = num_processes
+        self._pool: ProcessPoolExecutor | None = None
+        self._local: Any = None
+        if num_processes == 1:
+            self._local = set_up(*arguments)
+        else:
+            context = multiprocessing.get_context(_start_method())
+            self._pool = ProcessPoolExecutor(num_processes, context, initializer=_begin, initargs=(set_up, arguments))
+            self._first = self._submit(_nothing, None)  # starts all processes, while this one has no other threads
+
+    def run(self, function: Callable[[Any, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
+        """Yield the results of all tasks in their order.
+
+        Raises:
+            DpoError: a process died or could not start.
+        """
+        if self._pool is None:
+            for task in tasks:
+                yield function(self._local, task)
+            return
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._submit(function, task))
+                if len(waiting) >= TASKS_AHEAD * self._num_processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise DpoError(DEAD) from error
+        except MemoryError as error:
+            raise DpoError("a worker process is out of memory; try again with --workers 1") from error
+
+    def _submit(self, function: Callable[[Any, Task], Result], task: Task) -> "Future[Result]":
+        assert self._pool is not None
+        try:
+            return self._pool.submit(_call, function, task)
+        except BrokenProcessPool as error:
+            raise DpoError(DEAD) from error
+        except OSError as error:
+            raise DpoError(f"a worker process could not start: {error.strerror or error}") from error
+
+    def stop(self) -> None:
+        """End the processes; what is under way is not waited for."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def default_num_processes(num_bytes: int, *, bytes_each: int) -> int:
+    """Choose the number of processes: one for each core, as far as there is work for it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, num_bytes // bytes_each))
+
+
+def _start_method() -> str:
+    """Fork where that is quick and safe: on Linux, before anything (Polars) has started threads."""
+    is_safe = sys.platform == "linux" and "polars" not in sys.modules and threading.active_count() == 1
+    return "fork" if is_safe else "spawn"
+
+
+def _begin(set_up: Callable[..., Any], arguments: tuple[object, ...]) -> None:
+    global _state
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _state = set_up(*arguments)
+
+
+def _end_with_parent() -> None:
+    """Leave when the parent is gone, however it went."""
+    if parent := multiprocessing.parent_process():
+        with contextlib.suppress(OSError):
+            parent.join()
+        os._exit(1)
+
+
+def _nothing(state: Any, task: None) -> None:
+    """Do nothing: the first task, which makes the pool start its processes."""
+
+
+def _call(function: Callable[[Any, Task], Result], task: Task) -> Result:
+    return function(_state, task)
