@@ -26,6 +26,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROLLOUTS_PER_TASK = 8
 TASKS_AT_ONCE = 512  # rollouts come in the order in which they are finished: these tasks are interleaved
 MB = 10**6
+PARAMS_NULLS = (
+    "background include instructions max_output_tokens max_tool_calls metadata model previous_response_id prompt "
+    "reasoning service_tier store text top_logprobs top_p truncation user stream"
+).split()
+RESPONSE_NULLS = (
+    "error incomplete_details instructions metadata top_p background conversation max_output_tokens max_tool_calls "
+    "previous_response_id prompt prompt_cache_key reasoning safety_identifier service_tier status text top_logprobs "
+    "truncation user"
+).split()
 
 WORDS = (
     "the answer follows from a short look at each case so we first write down what is known and then check whether "
@@ -39,11 +48,11 @@ def text(draw: random.Random, num_chars: int) -> str:
     return " ".join(words).replace(" so ", ".\n").replace(" at ", ' "é" ')
 
 
-def rollout(draw: random.Random, task: int, prompt: str, repeat: int, *, with_tokens: bool) -> dict:
-    """Make a row as Gym's collector writes it."""
+def rollout(draw: random.Random, task: int, prompt: str, repeat: int, *, share: float, with_tokens: bool) -> dict:
+    """Make a row with all the keys that Gym's collector writes; `share` is how often the task is solved."""
     message: dict[str, object] = {
-        "id": f"msg_{draw.getrandbits(64):x}",
-        "content": [{"annotations": [], "text": text(draw, 900), "type": "output_text", "logprobs": None}],
+        "id": f"msg_{draw.getrandbits(128):032x}",
+        "content": [{"annotations": [], "text": text(draw, 800), "type": "output_text", "logprobs": None}],
         "role": "assistant",
         "status": "completed",
         "type": "message",
@@ -52,26 +61,38 @@ def rollout(draw: random.Random, task: int, prompt: str, repeat: int, *, with_to
         message["prompt_token_ids"] = [draw.randrange(150_000) for _ in range(280)]
         message["generation_token_ids"] = [draw.randrange(150_000) for _ in range(260)]
         message["generation_log_probs"] = [-draw.random() for _ in range(180)]
-    nothing = dict.fromkeys(
-        ("background", "max_output_tokens", "previous_response_id", "reasoning", "text", "top_p", "truncation", "user")
-    )
+    is_solved = draw.random() < share
     return {
         "responses_create_params": {
+            **dict.fromkeys(PARAMS_NULLS),
             "input": [{"content": prompt, "role": "user", "type": "message"}],
+            "parallel_tool_calls": True,
             "temperature": 1.0,
+            "tool_choice": "auto",
             "tools": [],
-            **nothing,
         },
         "response": {
-            "id": f"resp_{draw.getrandbits(64):x}",
-            "created_at": 1.8e9,
-            "incomplete_details": None,
+            "id": f"resp_{draw.getrandbits(128):032x}",
+            "created_at": 1795186948.0,
+            "model": "policy",
+            "object": "response",
             "output": [message],
-            "usage": {"input_tokens": 300, "output_tokens": 200, "total_tokens": 500},
-            **nothing,
+            "parallel_tool_calls": True,
+            "temperature": 1.0,
+            "tool_choice": "auto",
+            "tools": [],
+            **dict.fromkeys(RESPONSE_NULLS),
+            "usage": {
+                "input_tokens": 280,
+                "input_tokens_details": {"cached_tokens": 0},
+                "output_tokens": 260,
+                "output_tokens_details": {"reasoning_tokens": 0},
+                "total_tokens": 540,
+            },
         },
-        "reward": draw.choice((0.0, 0.0, 0.25, 0.5, 1.0)),
-        "expected_answer": "42",
+        "reward": float(is_solved),
+        "expected_answer": "F",
+        "extracted_answer": "F" if is_solved else None,
         "_ng_task_index": task,
         "_ng_rollout_index": repeat,
         "agent_ref": {"name": "bench_agent"},
@@ -84,11 +105,12 @@ def write_rollouts(path: Path, num_bytes: int, *, with_tokens: bool) -> None:
     written = task = 0
     with path.with_suffix(".unfinished").open("wb") as stream:
         while written < num_bytes:
-            prompts = {task + offset: f"Task {task + offset}. {text(draw, 1000)}" for offset in range(TASKS_AT_ONCE)}
+            prompts = {task + offset: f"Task {task + offset}. {text(draw, 600)}" for offset in range(TASKS_AT_ONCE)}
+            shares = {number: draw.random() for number in prompts}
             pieces = [(number, repeat) for number in prompts for repeat in range(ROLLOUTS_PER_TASK)]
             draw.shuffle(pieces)
             for number, repeat in pieces:
-                row = rollout(draw, number, prompts[number], repeat, with_tokens=with_tokens)
+                row = rollout(draw, number, prompts[number], repeat, share=shares[number], with_tokens=with_tokens)
                 line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
                 stream.write(line)
                 written += len(line)

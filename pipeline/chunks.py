@@ -9,7 +9,7 @@ from pipeline.sources import Source
 from schemas.lines import numbered_lines, without_margin
 from schemas.streams import READ_BUFFER_BYTES, open_stream
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 4 << 20
 
 
 class Chunk(NamedTuple):

@@ -29,8 +29,7 @@ if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker proce
     from pipeline.pairing import Pairing
     from pipeline.table import Rollouts
 
-COMPOSED_BYTES = 8 << 20
-READ_BYTES = 1 << 20
+COMPOSED_BYTES = 2 << 20  # what is under way stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,9 @@ def _account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attriti
     later: Counter[Reason] = Counter()
     for frame in (rollouts.duplicates, pairing.unpaired):
         later += Counter({Reason(reason): count for reason, count in frame["reason"].value_counts().iter_rows()})
-    not_parsed = sum(gathered.dropped[reason] for reason in (Reason.LINE_TOO_LONG, Reason.NOT_JSON, Reason.NOT_A_ROLLOUT))
+    not_parsed = sum(
+        gathered.dropped[reason] for reason in (Reason.LINE_TOO_LONG, Reason.NOT_JSON, Reason.NOT_A_ROLLOUT)
+    )
     attrition = Attrition(
         rows=gathered.num_rows,
         dropped=gathered.dropped + later,
@@ -165,7 +166,9 @@ def _rejected(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> list[t
     rejected = [(source, line, str(reason), detail) for source, line, reason, detail in taken.gathered.rejected]
     for frame in (rollouts.duplicates, pairing.unpaired):
         places = rollouts.payload.select("source", "line")[frame["row"]]
-        rejected += [(source, line, reason, "") for (source, line), reason in zip(places.rows(), frame["reason"], strict=True)]
+        rejected += [
+            (source, line, reason, "") for (source, line), reason in zip(places.rows(), frame["reason"], strict=True)
+        ]
     return sorted(rejected)
 
 
@@ -175,37 +178,41 @@ def _write(
     """Write all files; each is moved into its place once all are whole."""
     names = Names(rollouts.spools, rollouts.agents, [path_text(source.path) for source in inputs.sources])
     outputs = [Written(path, len(pairs)) for path, pairs in files.items()]
+    num_slots = taken.workers.tasks_ahead + 1
     with ExitStack() as stack:
         for out in outputs:
             write = stack.enter_context(open_output(out.path, settings.format, out))
-            for composed in taken.workers.run(compose, _compose_tasks(files[out.path], rollouts, names)):
-                part = taken.scratch / composed.name
-                with part.open("rb") as stream:
-                    while lines := stream.readlines(READ_BYTES):
-                        write(b"".join(lines))
-                part.unlink()
+            for composed in taken.workers.run(compose, _compose_tasks(files[out.path], rollouts, names, num_slots)):
+                write(_content(taken.scratch / composed.name, composed.num_bytes))
     return outputs
 
 
-def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names) -> Iterator[ComposeTask]:
+def _content(path: Path, num_bytes: int) -> memoryview:
+    with path.open("rb", buffering=0) as stream:
+        content = memoryview(bytearray(num_bytes))
+        position = 0
+        while position < num_bytes:
+            position += stream.readinto(content[position:]) or 0
+        return content
+
+
+def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names, num_slots: int) -> Iterator[ComposeTask]:
     """Cut the pairs into tasks of some megabytes of output each."""
     import polars as pl
 
-    sizes = rollouts.payload.select(size=pl.sum_horizontal("prompt_bytes", "response_bytes").cast(pl.Int64))["size"]
-    sizes = sizes.gather(rollouts.ranked["row"])
+    ranked = rollouts.ranked.select("row", "reward", "flags", "agent", "group_high", "group_low")
+    columns = pl.concat([ranked.drop("row"), rollouts.payload[ranked["row"]]], how="horizontal")
+    sizes = columns.select(size=pl.sum_horizontal("prompt_bytes", "response_bytes").cast(pl.Int64))["size"]
     ends = (sizes.gather(pairs["chosen"]) + sizes.gather(pairs["rejected"])).cum_sum() // COMPOSED_BYTES
     starts = [0, *(ends != ends.shift(1)).fill_null(False).arg_true().to_list(), len(pairs)]
     for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
-        some = pairs[start:end]
-        if not len(some):
+        some = pairs[start:end].to_dict(as_series=False)
+        if not some["chosen"]:
             continue
-        first = int(some["chosen"].min())  # type: ignore[arg-type]
-        last = int(some["rejected"].max())  # type: ignore[arg-type]
-        ranked = rollouts.ranked[first : last + 1].select("row", "reward", "flags", "agent", "group_high", "group_low")
-        payload = rollouts.payload[ranked["row"]]
-        columns = {**ranked.drop("row").to_dict(as_series=False), **payload.to_dict(as_series=False)}
-        chosen, rejected, margin = (some[name].to_list() for name in ("chosen", "rejected", "margin"))
-        yield ComposeTask(number, first, columns, chosen, rejected, margin, names)
+        first, last = min(some["chosen"]), max(some["rejected"])
+        rows = columns[first : last + 1].to_dict(as_series=False)
+        chosen, rejected, margin = (some[name] for name in ("chosen", "rejected", "margin"))
+        yield ComposeTask(number % num_slots, first, rows, chosen, rejected, margin, names)
 
 
 def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, settings: Settings) -> None:

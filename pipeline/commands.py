@@ -101,14 +101,18 @@ def collect_pairs_command(  # noqa: PLR0913 (each option is one)
     ] = None,
     max_length_ratio: Annotated[
         float | None,
-        typer.Option(rich_help_panel=CHOICE, help="Greatest ratio of the longer to the shorter response, in characters."),
+        typer.Option(
+            rich_help_panel=CHOICE, help="Greatest ratio of the longer to the shorter response, in characters."
+        ),
     ] = None,
     max_pairs_per_prompt: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=CHOICE, help="Pairs to keep of each prompt, drawn by the seed.")
     ] = None,
     max_pairs_per_agent: Annotated[
         int | None,
-        typer.Option(min=1, rich_help_panel=CHOICE, help="Pairs to keep of each agent, from as many prompts as possible."),
+        typer.Option(
+            min=1, rich_help_panel=CHOICE, help="Pairs to keep of each agent, from as many prompts as possible."
+        ),
     ] = None,
     reward_field: RewardFieldText = "reward",
     seed: Annotated[int, typer.Option(rich_help_panel=CHOICE, help="Seed of all that is drawn.")] = 0,
@@ -141,9 +145,7 @@ def collect_pairs_command(  # noqa: PLR0913 (each option is one)
     num_workers: NumWorkers = None,
     scratch: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=WORK, help="Folder for temporary files.", show_default="the folder of the output"
-        ),
+        typer.Option(rich_help_panel=WORK, help="Folder for temporary files.", show_default="the folder of the output"),
     ] = None,
 ) -> None:
     """Make preference pairs of NeMo Gym rollouts.

@@ -4,13 +4,14 @@ This runs in worker processes and imports no Polars. NeMo RL's loaders take the 
 are, TRL's trainers those of `trl`; all of them ignore the columns that lead back to the rollouts.
 """
 
+import os
 import struct
 from typing import NamedTuple
 
 import msgspec
 
 from pipeline.scan import IS_TRUNCATED, Scanner
-from pipeline.settings import Format
+from pipeline.settings import Format, Settings
 from pipeline.spool import SpoolReader
 
 _encode = msgspec.json.Encoder().encode
@@ -27,7 +28,7 @@ class Names(NamedTuple):
 class ComposeTask(NamedTuple):
     """Some pairs, and what the table says of their rollouts, one list a column."""
 
-    number: int
+    slot: int  # of the files in the scratch folder that are written over and over
     first_place: int
     rollouts: dict[str, list[int] | list[float]]
     chosen: list[int]  # places
@@ -37,115 +38,117 @@ class ComposeTask(NamedTuple):
 
 
 class Composed(NamedTuple):
-    """The rows of a task, in a file in the scratch folder."""
+    """The rows of a task: the beginning of a file in the scratch folder."""
 
     name: str
-    num_rows: int
+    num_bytes: int
 
 
 class Side(NamedTuple):
-    """One rollout, as the rows need it."""
+    """One rollout as it stands in a row, on either side."""
 
-    prompt: bytes
-    tools: bytes
-    response: bytes
-    reward: bytes
-    truncated: bytes
-    source: bytes
-    agent: bytes
+    as_chosen: bytes  # from the row's beginning to the end of the response
+    as_rejected: bytes
+    chosen_tail: bytes  # reward, truncation and source, where they follow both responses
+    rejected_tail: bytes
     group: bytes
+    agent: bytes
 
 
 def compose(scanner: Scanner, task: ComposeTask) -> Composed:
     """Write the rows of some pairs to a file of their own."""
-    sides = _Sides(task, SpoolReader(scanner.scratch))
     settings = scanner.settings
-    row = {Format.BINARY: _flat_row, Format.PREFERENCE: _ranked_row, Format.TRL: _flat_row}[settings.format]
-    path = scanner.scratch / f"part-{task.number}"
-    with path.open("wb") as stream:
-        for chosen, rejected, margin in zip(task.chosen, task.rejected, task.margin, strict=True):
-            better, worse = sides.at(chosen), sides.at(rejected)
-            tail = _tail(better, worse, margin, across_agents=settings.across_agents)
-            tools = better.tools and (_encode(better.tools.decode()) if settings.format is Format.TRL else better.tools)
-            stream.write(row(better, worse, tools, tail, sources=settings.sources))
-    sides.close()
-    return Composed(path.name, len(task.chosen))
+    make = _ranked_side if settings.format is Format.PREFERENCE else _flat_side
+    reader = SpoolReader(scanner.scratch)
+    sides: dict[int, Side] = {}
+    lines = []
+    for chosen, rejected, margin in zip(task.chosen, task.rejected, task.margin, strict=True):
+        better = sides.get(chosen) or sides.setdefault(chosen, make(task, chosen, reader, settings))
+        worse = sides.get(rejected) or sides.setdefault(rejected, make(task, rejected, reader, settings))
+        told = _agents(better, worse) if settings.across_agents else better.agent
+        pieces = (better.as_chosen, worse.as_rejected, better.chosen_tail, worse.rejected_tail)
+        lines.append(b'%b%b%b%b,"margin":%b%b%b}\n' % (*pieces, _encode(margin), better.group, told))
+    reader.close()
+    name = f"part-{task.slot}"
+    return Composed(name, _overwrite(os.fsencode(scanner.scratch / name), lines))
 
 
-class _Sides:
-    """The rollouts of a task, each read once: the pairs of one prompt follow each other."""
-
-    def __init__(self, task: ComposeTask, reader: SpoolReader) -> None:
-        self._task = task
-        self._reader = reader
-        self._known: dict[int, Side] = {}
-        self._group: bytes = b""
-        self.close = reader.close
-
-    def at(self, place: int) -> Side:
-        side = self._known.get(place)
-        if side is None:
-            side = self._read(place)
-            if side.group != self._group:
-                self._known.clear()
-                self._group = side.group
-            self._known[place] = side
-        return side
-
-    def _read(self, place: int) -> Side:
-        names, index = self._task.names, place - self._task.first_place
-        column = {name: values[index] for name, values in self._task.rollouts.items()}
-        prompt, tools, response = (int(column[name]) for name in ("prompt_bytes", "tools_bytes", "response_bytes"))
-        spool = names.spools[int(column["spool"])]
-        content = self._reader.read(spool, int(column["offset"]), prompt + tools + response)
-        agent = names.agents[int(column["agent"])]
-        source = f"{names.sources[int(column['source'])]}:{column['line']}"
-        return Side(
-            prompt=content[:prompt],
-            tools=content[prompt : prompt + tools],
-            response=content[prompt + tools :],
-            reward=_encode(column["reward"]),
-            truncated=b"true" if int(column["flags"]) & IS_TRUNCATED else b"false",
-            source=_encode(source),
-            agent=b"null" if agent is None else _encode(agent),
-            group=struct.pack("<qq", column["group_high"], column["group_low"]).hex().encode(),
-        )
+def _flat_side(task: ComposeTask, place: int, reader: SpoolReader, settings: Settings) -> Side:
+    """Make the pieces of a row of prompt, chosen, rejected."""
+    told = _told(task, place)
+    prompt, tools, response = _texts(task, place, reader)
+    if tools:
+        offered = _encode(tools.decode()) if settings.format is Format.TRL else tools  # TRL decodes them itself
+        tools = b',"tools":' + offered
+    chosen_tail, rejected_tail = (
+        b'%b,"%b_reward":%b,"%b_truncated":%b'
+        % (tools if side == b"chosen" else b"", side, told.reward, side, told.truncated)
+        + (b',"%b_source":%b' % (side, told.source) if settings.sources else b"")
+        for side in (b"chosen", b"rejected")
+    )
+    as_chosen = b'{"prompt":%b,"chosen":%b' % (prompt, response)
+    return Side(as_chosen, b',"rejected":' + response, chosen_tail, rejected_tail, told.group, told.agent)
 
 
-def _flat_row(better: Side, worse: Side, tools: bytes, tail: bytes, *, sources: bool) -> bytes:
-    """Make a row of prompt, chosen, rejected."""
-    return b"".join(
-        (
-            b'{"prompt":%b,"chosen":' % better.prompt,
-            better.response,
-            b',"rejected":',
-            worse.response,
-            b',"tools":' + tools if tools else b"",
-            b',"chosen_reward":%b,"rejected_reward":%b' % (better.reward, worse.reward),
-            tail,
-            b',"chosen_truncated":%b,"rejected_truncated":%b' % (better.truncated, worse.truncated),
-            b',"chosen_source":%b,"rejected_source":%b' % (better.source, worse.source) if sources else b"",
-            b"}\n",
-        )
+def _ranked_side(task: ComposeTask, place: int, reader: SpoolReader, settings: Settings) -> Side:
+    """Make the pieces of a row of a context and two completions, the lower rank preferred."""
+    told = _told(task, place)
+    prompt, tools, response = _texts(task, place, reader)
+    source = b',"source":' + told.source if settings.sources else b""
+    rest = b',"completion":%b,"reward":%b,"truncated":%b%b}' % (response, told.reward, told.truncated, source)
+    as_chosen = b'{"context":%b,"completions":[{"rank":0%b' % (prompt, rest)
+    as_rejected = b',{"rank":1%b]' % rest
+    return Side(as_chosen, as_rejected, b',"tools":' + tools if tools else b"", b"", told.group, told.agent)
+
+
+class _Told(NamedTuple):
+    reward: bytes
+    truncated: bytes
+    source: bytes
+    group: bytes
+    agent: bytes
+
+
+def _told(task: ComposeTask, place: int) -> _Told:
+    """Say as JSON what the table knows of a rollout."""
+    column, index, names = task.rollouts, place - task.first_place, task.names
+    agent = names.agents[int(column["agent"][index])]
+    group = struct.pack("<qq", column["group_high"][index], column["group_low"][index]).hex()
+    return _Told(
+        reward=_encode(column["reward"][index]),
+        truncated=b"true" if int(column["flags"][index]) & IS_TRUNCATED else b"false",
+        source=_encode(f"{names.sources[int(column['source'][index])]}:{column['line'][index]}"),
+        group=b',"group":"%b"' % group.encode(),
+        agent=b',"agent":%b' % _encode(agent),
     )
 
 
-def _ranked_row(better: Side, worse: Side, tools: bytes, tail: bytes, *, sources: bool) -> bytes:
-    """Make a row of a context and two completions, the lower rank preferred."""
-    completions = []
-    for rank, side in enumerate((better, worse)):
-        source = b',"source":' + side.source if sources else b""
-        pieces = (b'{"rank":%d,"completion":' % rank, side.response)
-        end = b',"reward":%b,"truncated":%b%b}' % (side.reward, side.truncated, source)
-        completions.append(b"".join((*pieces, end)))
-    offered = b',"tools":' + tools if tools else b""
+def _texts(task: ComposeTask, place: int, reader: SpoolReader) -> tuple[bytes, bytes, bytes]:
+    """Read prompt, tools and response."""
+    column, index = task.rollouts, place - task.first_place
+    spool = task.names.spools[int(column["spool"][index])]
+    num_prompt, num_tools = int(column["prompt_bytes"][index]), int(column["tools_bytes"][index])
+    asked = reader.read(spool, int(column["prompt_offset"][index]), num_prompt + num_tools)
+    response = reader.read(spool, int(column["response_offset"][index]), int(column["response_bytes"][index]))
+    return asked[:num_prompt], asked[num_prompt:], response
+
+
+def _agents(better: Side, worse: Side) -> bytes:
+    """Name both agents, which are not the same where agents were paired with each other."""
     return b"".join(
-        (b'{"context":', better.prompt, b',"completions":[', b",".join(completions), b"]", offered, tail, b"}\n")
+        side.agent.replace(b'"agent"', name, 1)
+        for side, name in ((better, b'"chosen_agent"'), (worse, b'"rejected_agent"'))
     )
 
 
-def _tail(better: Side, worse: Side, margin: float, *, across_agents: bool) -> bytes:
-    agents = b'"agent":%b' % better.agent
-    if across_agents:
-        agents = b'"chosen_agent":%b,"rejected_agent":%b' % (better.agent, worse.agent)
-    return b',"margin":%b,"group":"%b",%b' % (_encode(margin), better.group, agents)
+def _overwrite(path: bytes, lines: list[bytes]) -> int:
+    """Write over what a file held: its pages are there already, and new ones would cost more than the copy."""
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o600)
+    try:
+        rest = memoryview(b"".join(lines))
+        num_bytes = len(rest)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    finally:
+        os.close(descriptor)
+    return num_bytes

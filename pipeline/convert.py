@@ -17,7 +17,17 @@ from pipeline.record import Item, Params, Part, decode_items
 from schemas.preference import Message
 
 TEXT_PARTS = {"input_text", "output_text", "text", "summary_text", "reasoning_text"}
-MEDIA_PARTS = {"input_image", "image", "image_url", "input_audio", "audio", "input_file", "file", "video", "input_video"}
+MEDIA_PARTS = {
+    "input_image",
+    "image",
+    "image_url",
+    "input_audio",
+    "audio",
+    "input_file",
+    "file",
+    "video",
+    "input_video",
+}
 MEDIA_ITEMS = {"image_generation_call", "computer_call", "computer_call_output"}
 ROLES = {"system", "developer", "user", "assistant", "tool"}
 

@@ -32,7 +32,7 @@ class Gathered:
         """Take in the next chunk; the chunks of a file come in its order."""
         first_line = self.num_lines[source.number]
         num_rollouts = len(scanned.columns["line"])
-        digests = array("q", bytes(scanned.groups))
+        digests = array("q", scanned.groups)
         agents = [self.agents.setdefault(agent, len(self.agents)) for agent in scanned.agents]
         constants = {
             "source": source.number,
@@ -54,5 +54,7 @@ class Gathered:
         self.num_rows += scanned.num_rows
         for reason, (line, detail) in scanned.examples.items():
             self.examples.setdefault(reason, (source.number, first_line + line, detail))
-        self.rejected += [(source.number, first_line + line, reason, detail) for line, reason, detail in scanned.rejected]
+        self.rejected += [
+            (source.number, first_line + line, reason, detail) for line, reason, detail in scanned.rejected
+        ]
         self.num_lines[source.number] += scanned.num_lines

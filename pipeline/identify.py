@@ -12,6 +12,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -31,6 +32,7 @@ TRUTH_KEYS = (
 """Verifiers' keys that differ between tasks of one prompt text (newton_bench: three difficulties)."""
 
 DIGEST_BYTES = 16
+WHITE_SPACE = b" \t\n\r\f\v"
 NUMBER_BYTES = 8
 
 # what is written keeps its order, since a chat template shows tools in theirs; what is only compared is sorted
@@ -39,7 +41,7 @@ _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Question:
     """A prompt, ready to be written, and what tells it from others."""
 
@@ -49,10 +51,13 @@ class Question:
     cluster: int  # equal for prompts that are nearly the same
     asks_twice: bool
     text: bytes  # JSON: the text, where the prompt is nothing but one user message; else b""
+    place: int = -1  # in this process's spool, once it was written there
 
 
-def question_of(messages: list[Message], tools: list[dict[str, Any]], params: Params, *, asks_twice: bool) -> Question:
-    """Identify a prompt.
+def question_of(
+    messages: list[Message], tools: list[dict[str, Any]], params: Params, *, asks_twice: bool, clusters: bool
+) -> Question:
+    """Identify a prompt; `clusters` says whether near-identical ones are to be told, which a split needs.
 
     Raises:
         RowDropped: it can't be written as JSON.
@@ -68,7 +73,7 @@ def question_of(messages: list[Message], tools: list[dict[str, Any]], params: Pa
         prompt=prompt,
         tools=offered,
         digest=digest_of(prompt, offered, besides),
-        cluster=number_of(_plain_words(messages).encode()),
+        cluster=number_of(_plain_words(messages).encode()) if clusters else 0,
         asks_twice=asks_twice,
         text=_encode(messages[0]["content"]) if is_text else b"",
     )
@@ -115,10 +120,11 @@ def number_of(content: bytes) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def normalised(text: str) -> str:
-    """Fold what is no difference between two responses: Unicode's forms of one character, and white space."""
+def response_number(text: str) -> int:
+    """Number a response so that those are equal which differ in white space or Unicode's forms of a character only."""
     folded = text if text.isascii() else unicodedata.normalize("NFC", text)
-    return " ".join(folded.split())
+    letters = folded.encode().translate(None, WHITE_SPACE)
+    return crc32(letters) << 31 | len(letters) % (1 << 31)
 
 
 def _plain_words(messages: list[Message]) -> str:

@@ -116,7 +116,9 @@ def _inspected(inputs: Inputs, taken: Intake, settings: Settings) -> Inspection:
     by_agent = gathered.dropped_by_agent
     rollouts = rollouts_of(gathered, settings)
     frame = rollouts.ranked.with_columns(is_truncated=pl.col("flags").cast(pl.Int64) & IS_TRUNCATED != 0)
-    duplicates = Counter({Reason(reason): count for reason, count in rollouts.duplicates["reason"].value_counts().rows()})
+    duplicates = Counter(
+        {Reason(reason): count for reason, count in rollouts.duplicates["reason"].value_counts().rows()}
+    )
     is_pass = pl.col("reward") >= settings.threshold
     tasks = (
         frame.lazy()
@@ -130,7 +132,9 @@ def _inspected(inputs: Inputs, taken: Intake, settings: Settings) -> Inspection:
         .collect()
     )
     usable = frame if settings.allow_truncated_rejected else frame.filter(~pl.col("is_truncated"))
-    always, never = (tasks.filter(condition).height for condition in (pl.col("passes") == pl.col("len"), pl.col("passes") == 0))
+    always, never = (
+        tasks.filter(condition).height for condition in (pl.col("passes") == pl.col("len"), pl.col("passes") == 0)
+    )
     environments = tuple(
         _environment(rollouts.agents[agent], part, sum(by_agent[rollouts.agents[agent], reason] for reason in FAILURES))
         for (agent,), part in frame.partition_by("agent", as_dict=True).items()
@@ -193,7 +197,12 @@ def _length_by_reward(part: "pl.DataFrame") -> tuple[RewardLevel, ...]:
     rows = (
         part.lazy()
         .group_by(level=levels)
-        .agg(pl.col("reward").min().alias("low"), pl.col("reward").max().alias("high"), pl.len(), pl.col("num_chars").median())
+        .agg(
+            pl.col("reward").min().alias("low"),
+            pl.col("reward").max().alias("high"),
+            pl.len(),
+            pl.col("num_chars").median(),
+        )
         .sort("low")
         .select("low", "high", "len", "num_chars")
         .collect()

@@ -52,7 +52,7 @@ def refuse_suffix(output: Path) -> None:
 
 
 @contextmanager
-def open_output(path: Path, form: Format, written: Written) -> Iterator[Callable[[bytes], None]]:
+def open_output(path: Path, form: Format, written: Written) -> Iterator[Callable[[memoryview], object]]:
     """Open a file for composed rows; when the block ends without an error it is in its place, and `written` filled.
 
     Raises:
@@ -75,7 +75,7 @@ class _Hashing:
         self.num_bytes = 0
         self._stream = stream
 
-    def write(self, content: bytes) -> int:
+    def write(self, content: bytes | memoryview) -> int:
         self.digest.update(content)
         self._stream.write(content)
         size = memoryview(content).nbytes
@@ -93,7 +93,7 @@ class _Hashing:
 
 
 @contextmanager
-def _packed(path: Path, stream: _Hashing, form: Format) -> Iterator[Callable[[bytes], object]]:
+def _packed(path: Path, stream: _Hashing, form: Format) -> Iterator[Callable[[memoryview], object]]:
     suffix = path.suffix.lower()
     if suffix == ".gz":
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=cast(BinaryIO, stream), mtime=0) as packed:
@@ -111,15 +111,15 @@ def _packed(path: Path, stream: _Hashing, form: Format) -> Iterator[Callable[[by
 
 
 @contextmanager
-def _parquet(stream: _Hashing, form: Format) -> Iterator[Callable[[bytes], object]]:
+def _parquet(stream: _Hashing, form: Format) -> Iterator[Callable[[memoryview], object]]:
     import pyarrow as pa
     from pyarrow import parquet
 
     schema = _arrow_schema(form)
     with parquet.ParquetWriter(pa.PythonFile(stream, "w"), schema, compression="zstd") as writer:
 
-        def write(lines: bytes) -> None:
-            rows = [_columnar(json.loads(line)) for line in lines.split(b"\n") if line]
+        def write(lines: memoryview) -> None:
+            rows = [_columnar(json.loads(line)) for line in bytes(lines).split(b"\n") if line]
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
         yield write
@@ -129,7 +129,13 @@ def _arrow_schema(form: Format) -> "pa.Schema":
     """Say the types of the columns. Tool schemas and arguments differ from row to row, so they are JSON in strings."""
     import pyarrow as pa
 
-    call = pa.struct([("id", pa.string()), ("type", pa.string()), ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())]))])
+    call = pa.struct(
+        [
+            ("id", pa.string()),
+            ("type", pa.string()),
+            ("function", pa.struct([("name", pa.string()), ("arguments", pa.string())])),
+        ]
+    )
     message = pa.struct(
         [
             ("role", pa.string()),

@@ -21,6 +21,7 @@ class Asked(NamedTuple):
     tools: list[dict[str, Any]]
     question: Question | None  # None where the prompt is empty
     has_tools: bool  # tools are offered, or were used already
+    keys: dict[tuple[str | None, int], bytes]  # agent and task index -> group key, as far as it was needed
 
 
 class Prompts:
@@ -29,9 +30,10 @@ class Prompts:
     The memory is bounded by the bytes that came in, since a prompt may be of any size.
     """
 
-    def __init__(self, *, keep_reasoning: bool) -> None:
+    def __init__(self, *, keep_reasoning: bool, clusters: bool) -> None:
         """Start with nothing remembered."""
         self.keep_reasoning = keep_reasoning
+        self.clusters = clusters
         self._remembered: dict[bytes, Asked | RowDropped] = {}
         self._num_bytes = 0
 
@@ -50,6 +52,37 @@ class Prompts:
             raise RowDropped(asked.reason, asked.detail)
         return asked
 
+    def question_and_answer(self, asked: Asked, turns: list[Turn], *, has_index: bool) -> tuple[Question, list[Turn]]:
+        """Find the question, also where an agent built it itself; give the turns that are left as the answer.
+
+        What a trajectory begins with before the policy speaks is part of the prompt. If that is nothing, and an index
+        tells the task, the metadata's `problem_statement` is the prompt.
+
+        Raises:
+            RowDropped: the prompt is empty.
+        """
+        if asked.question is not None and turns and turns[0].message["role"] == "assistant":
+            return asked.question, turns
+        num_lifted = 0
+        while num_lifted < len(turns) and turns[num_lifted].message["role"] in {"system", "developer", "user"}:
+            num_lifted += 1
+        lifted, answer = [turn.message for turn in turns[:num_lifted]], turns[num_lifted:]
+        if asked.question is not None and (
+            not lifted or lifted == asked.messages
+        ):  # the trajectory may repeat the prompt
+            return asked.question, answer
+        prompt = [*asked.messages, *lifted]
+        if not says_something(prompt):
+            metadata = asked.params.metadata
+            statement = metadata.get("problem_statement") if isinstance(metadata, dict) else None
+            if not has_index or not isinstance(statement, str) or not statement.strip():
+                raise RowDropped(Reason.PROMPT_EMPTY)
+            prompt.append(Message(role="user", content=statement))
+        # turns of the trajectory are in order; only between those of the input an answer may be lost
+        twice = asks_twice(asked.messages)
+        question = question_of(prompt, asked.tools, asked.params, asks_twice=twice, clusters=self.clusters)
+        return question, answer
+
     def _convert(self, content: bytes) -> Asked | RowDropped:
         params = decode_params(content)
         if params is None:
@@ -59,11 +92,12 @@ class Prompts:
             messages = [turn.message for turn in prompt_turns(params, keep_reasoning=self.keep_reasoning)]
             question = None
             if says_something(messages):
-                question = question_of(messages, tools, params, asks_twice=asks_twice(messages))
+                twice = asks_twice(messages)
+                question = question_of(messages, tools, params, asks_twice=twice, clusters=self.clusters)
         except RowDropped as drop:
             return drop
         used = any("tool_calls" in message or message["role"] == "tool" for message in messages)
-        return Asked(params, messages, tools, question, has_tools=bool(tools) or used)
+        return Asked(params, messages, tools, question, bool(tools) or used, {})
 
     def _remember(self, content: bytes, asked: Asked | RowDropped) -> None:
         self._remembered[content] = asked
@@ -72,35 +106,6 @@ class Prompts:
             oldest = next(iter(self._remembered))
             del self._remembered[oldest]
             self._num_bytes -= len(oldest)
-
-
-def question_and_answer(asked: Asked, turns: list[Turn], *, has_index: bool) -> tuple[Question, list[Turn]]:
-    """Find the question, also where an agent built it itself; give the turns that are left as the answer.
-
-    What a trajectory begins with before the policy speaks is part of the prompt. If that is nothing, and an index
-    tells the task, the metadata's `problem_statement` is the prompt.
-
-    Raises:
-        RowDropped: the prompt is empty.
-    """
-    if asked.question is not None and turns and turns[0].message["role"] == "assistant":
-        return asked.question, turns
-    num_lifted = 0
-    while num_lifted < len(turns) and turns[num_lifted].message["role"] in {"system", "developer", "user"}:
-        num_lifted += 1
-    lifted, answer = [turn.message for turn in turns[:num_lifted]], turns[num_lifted:]
-    if asked.question is not None and (not lifted or lifted == asked.messages):  # the trajectory may repeat the prompt
-        return asked.question, answer
-    prompt = [*asked.messages, *lifted]
-    if not says_something(prompt):
-        metadata = asked.params.metadata
-        statement = metadata.get("problem_statement") if isinstance(metadata, dict) else None
-        if not has_index or not isinstance(statement, str) or not statement.strip():
-            raise RowDropped(Reason.PROMPT_EMPTY)
-        prompt.append(Message(role="user", content=statement))
-    # turns of the trajectory are in order; only between those of the input an answer may be lost
-    twice = asks_twice(asked.messages)
-    return question_of(prompt, asked.tools, asked.params, asks_twice=twice), answer
 
 
 def says_something(prompt: list[Message]) -> bool:

@@ -2,15 +2,16 @@
 
 import math
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
 from pipeline.attrition import Reason, RowDropped
 from pipeline.convert import Turn, response_turns
-from pipeline.identify import Question, agent_name, group_key, normalised, number_of, task_identity
-from pipeline.prompts import Prompts, question_and_answer
+from pipeline.identify import Question, agent_name, group_key, response_number, task_identity
+from pipeline.prompts import Asked, Prompts
 from pipeline.reasoning import ReasoningPolicy
-from pipeline.record import ABSENT, Maskable, Record, Response
+from pipeline.record import ABSENT, Item, Maskable, Part, Record, Response
 from pipeline.settings import Format, RewardField, Settings
 from schemas.lines import LineError, decode_tolerant
 from schemas.preference import Message
@@ -40,6 +41,16 @@ class Rollout(NamedTuple):
     has_reasoning: bool
 
 
+class Answer(NamedTuple):
+    """A response, converted."""
+
+    response: bytes  # JSON
+    spoken: str  # what two responses are compared by: it holds no ids
+    num_chars: int
+    num_messages: int
+    has_reasoning: bool
+
+
 def rollout_of(
     record: Record, content: bytes, settings: Settings, *, prompts: Prompts, stable: bytes | None = None
 ) -> Rollout:
@@ -55,30 +66,29 @@ def rollout_of(
     if is_truncated and not settings.allow_truncated_rejected:
         raise RowDropped(Reason.TRUNCATED)
     asked = prompts.asked(record.params)
-    turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
-    question, turns = question_and_answer(asked, turns, has_index=record.task_index is not None)
-    turns = _completion(turns, question)
-    has_reasoning = any(turn.reasoning for turn in turns)
-    if settings.reasoning is ReasoningPolicy.REQUIRE_BOTH and not has_reasoning:
+    question, answer = asked.question, _plain_answer(items, asked, settings.format)
+    if question is None or answer is None:
+        turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
+        question, turns = prompts.question_and_answer(asked, turns, has_index=record.task_index is not None)
+        answer = _answer(_completion(turns, question), settings.format, asks_with_tools=asked.has_tools)
+    if settings.reasoning is ReasoningPolicy.REQUIRE_BOTH and not answer.has_reasoning:
         raise RowDropped(Reason.REASONING_MISSING)
-    response, spoken = _response(turns, settings.format, asks_with_tools=asked.has_tools)
-    _refuse_made_up(spoken, reward, turns)
-    agent = None if settings.across_agents else agent_name(record)
-    task = task_identity(record, stable=stable, across_files=settings.across_files)
+    if reward == 0 and answer.num_messages == 1 and answer.spoken.startswith(FAILED_PREFIX):
+        raise RowDropped(Reason.FAILED, "the response is a text Failed: ...")  # by older agents, where a run failed
     own_name = _own_name(record)
     return Rollout(
-        group=group_key(question, agent=agent, task=task),
-        question=question,
-        response=response,
-        reward=reward,
-        agent=agent_name(record),
-        response_number=number_of(normalised(spoken).encode()),
-        sample_number=number_of(b"%b %d %b" % (own_name, is_truncated, response)),
-        is_named=bool(own_name),
-        num_chars=sum(len(turn.message["content"]) for turn in turns if turn.message["role"] == "assistant"),
-        num_messages=len(turns),
-        is_truncated=is_truncated,
-        has_reasoning=has_reasoning,
+        _group(record, asked, question, settings, stable),
+        question,
+        answer.response,
+        reward,
+        agent_name(record),
+        response_number(answer.spoken),
+        _sample_number(own_name, answer.response, is_truncated=is_truncated),
+        bool(own_name),
+        answer.num_chars,
+        answer.num_messages,
+        is_truncated,
+        answer.has_reasoning,
     )
 
 
@@ -130,12 +140,6 @@ def _refuse_noise(record: Record) -> None:
         raise RowDropped(Reason.FAILED, "response.output is empty")
 
 
-def _refuse_made_up(text: str, reward: float, turns: list[Turn]) -> None:
-    """Refuse the message that older agents put in the place of a run that failed."""
-    if reward == 0 and len(turns) == 1 and text.startswith(FAILED_PREFIX):
-        raise RowDropped(Reason.FAILED, "the response is a text Failed: ...")
-
-
 def _number(value: object, name: str) -> float:
     where = f"{name} is " if name else ""
     if value is None:
@@ -177,8 +181,32 @@ def _completion(turns: list[Turn], question: Question) -> list[Turn]:
     return turns
 
 
-def _response(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> tuple[bytes, str]:
-    """Write a response as JSON; give also what two responses are compared by, which holds no ids."""
+def _plain_answer(items: list[Any], asked: Asked, form: Format) -> Answer | None:
+    """Read a trajectory that is one message of one piece of text, as most are, without the detour over turns."""
+    item = items[0]
+    if len(items) != 1 or type(item) is not Item or item.type != "message" or item.role != "assistant":
+        return None
+    content = item.content
+    if type(content) is not list or len(content) != 1 or item.tool_calls or asked.has_tools:
+        return None
+    part = content[0]
+    if type(part) is not Part or part.type != "output_text":
+        return None
+    text = part.text
+    if type(text) is not str or not text or text.isspace() or "think>" in text:
+        return None
+    quoted = _encode(text)
+    return Answer(
+        quoted if form is Format.BINARY else b'[{"role":"assistant","content":%b}]' % quoted, text, len(text), 1, False
+    )
+
+
+def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer:
+    """Write a response as JSON.
+
+    Raises:
+        RowDropped: the form can't hold it.
+    """
     is_text = len(turns) == 1 and "tool_calls" not in turns[0].message
     if form is Format.BINARY:
         if asks_with_tools or any("tool_calls" in turn.message for turn in turns):
@@ -188,13 +216,31 @@ def _response(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> tupl
             raise RowDropped(Reason.SEVERAL_TURNS, f"{len(turns)} messages")
     try:
         if is_text:
-            text = turns[0].message["content"]
-            return _encode(text if form is Format.BINARY else [turns[0].message]), text
-        messages = [_weighted(turn.message) for turn in turns]
-        spoken = _encode_sorted([_without_ids(message) for message in messages]).decode()
-        return _encode(messages), spoken
+            spoken = turns[0].message["content"]
+            response = _encode(spoken if form is Format.BINARY else [turns[0].message])
+        else:
+            messages = [_weighted(turn.message) for turn in turns]
+            spoken = _encode_sorted([_without_ids(message) for message in messages]).decode()
+            response = _encode(messages)
     except (ValueError, OverflowError, RecursionError) as error:
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, str(error)) from None
+    num_chars = sum(len(turn.message["content"]) for turn in turns if turn.message["role"] == "assistant")
+    return Answer(response, spoken, num_chars, len(turns), any(turn.reasoning for turn in turns))
+
+
+def _group(record: Record, asked: Asked, question: Question, settings: Settings, stable: bytes | None) -> bytes:
+    """Give the group key; where prompt, agent and task index say all, the rollouts of a task share the work."""
+    agent = None if settings.across_agents else agent_name(record)
+    index = record.task_index
+    is_simple = stable is None and record.task is ABSENT and type(index) is int and not settings.across_files
+    if not is_simple or question is not asked.question:
+        task = task_identity(record, stable=stable, across_files=settings.across_files)
+        return group_key(question, agent=agent, task=task)
+    key = asked.keys.get((agent, index))
+    if key is None:
+        key = group_key(question, agent=agent, task=task_identity(record, stable=None, across_files=False))
+        asked.keys[agent, index] = key
+    return key
 
 
 def _weighted(message: Message) -> Message:
@@ -219,3 +265,9 @@ def _own_name(record: Record) -> bytes:
     if record.rollout_index is None and not response_id:
         return b""
     return f"{record.rollout_index} {response_id}".encode()
+
+
+def _sample_number(own_name: bytes, response: bytes, *, is_truncated: bool) -> int:
+    """Put two checksums side by side: within one group they only have to tell a few rollouts apart."""
+    number = crc32(own_name) << 32 | crc32(response, is_truncated)
+    return number - (1 << 63)  # as Int64 holds it

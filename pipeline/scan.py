@@ -36,9 +36,10 @@ COLUMNS = {
     "flags": "b",
     "num_chars": "i",
     "cluster": "q",  # equal for prompts that are nearly the same
-    "offset": "q",  # in the spool, where prompt, tools and response follow each other
+    "prompt_offset": "q",  # in the spool, where the tools follow the prompt
     "prompt_bytes": "i",
     "tools_bytes": "i",
+    "response_offset": "q",
     "response_bytes": "i",
 }
 NO_INDEX = -1
@@ -62,7 +63,7 @@ class Scanned:
     num_lines: int = 0  # blank ones too
     num_rows: int = 0
     num_parsed: int = 0  # rows that are rollouts
-    groups: bytearray = field(default_factory=bytearray)  # 16 bytes for each usable rollout
+    groups: bytes = b""  # 16 bytes for each usable rollout
     columns: dict[str, "array[int] | array[float]"] = field(
         default_factory=lambda: {name: array(code) for name, code in COLUMNS.items()}
     )
@@ -84,8 +85,9 @@ class Scanner:
         self.keep_rejects = keep_rejects
         self.scratch = scratch
         self._tables: dict[str, dict[int, bytes]] = {}
-        self.prompts = Prompts(keep_reasoning=settings.reasoning is not ReasoningPolicy.STRIP)
-
+        splits = settings.validation_fraction > 0 or settings.test_fraction > 0
+        self.prompts = Prompts(keep_reasoning=settings.reasoning is not ReasoningPolicy.STRIP, clusters=splits)
+        self.writes_text = settings.format is Format.BINARY
 
     def table(self, name: str | None) -> dict[int, bytes]:
         """Give what tells the tasks of a file apart; only the last such table stays in memory."""
@@ -120,6 +122,8 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
     settings, chunk = scanner.settings, task.chunk
     scanned = Scanned(chunk.source, chunk.num_bytes, scanner.spool.name)
     agents: dict[str | None, int] = {}
+    groups: list[bytes] = []
+    rows: list[tuple[float, ...]] = []
     table = scanner.table(task.table)
     for number, content in lines_of(chunk, max_line_bytes=settings.max_line_bytes):
         scanned.num_lines = number
@@ -138,7 +142,8 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
             rollout = rollout_of(record, content, settings, prompts=scanner.prompts, stable=stable)
             index = NO_INDEX if key is None else key & ROLLOUT_MASK
             agent = agents.setdefault(rollout.agent, len(agents))
-            _keep(scanned, scanner, rollout, line=number, agent=agent, rollout_index=index)
+            groups.append(rollout.group)
+            rows.append(_values(scanner, rollout, line=number, agent=agent, rollout_index=index))
         except RowDropped as drop:
             scanned.dropped[drop.reason] += 1
             scanned.dropped_by_agent[agent_name(record) if record else None, drop.reason] += 1
@@ -147,6 +152,10 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
                 scanned.rejected.append(Rejected(number, drop.reason, drop.detail))
     scanner.spool.flush()
     scanned.agents = list(agents)
+    scanned.groups = b"".join(groups)
+    if rows:
+        columns = zip(COLUMNS.items(), zip(*rows, strict=True), strict=True)
+        scanned.columns = {name: array(code, column) for (name, code), column in columns}
     return scanned
 
 
@@ -168,16 +177,13 @@ def sha256_of(scanner: Scanner, path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _keep(
-    scanned: Scanned, scanner: Scanner, rollout: Rollout, *, line: int, agent: int, rollout_index: int
-) -> None:
-    question, columns = rollout.question, scanned.columns
-    prompt = question.prompt
-    if scanner.settings.format is Format.BINARY and question.text:
-        prompt = question.text
-    offset = scanner.spool.append(prompt, question.tools, rollout.response)
-    scanned.groups += rollout.group
-    values = (
+def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int, rollout_index: int) -> tuple[float, ...]:
+    """Spool a rollout; give its values of COLUMNS."""
+    question, response = rollout.question, rollout.response
+    prompt = question.text if scanner.writes_text and question.text else question.prompt
+    if question.place < 0:
+        question.place = scanner.spool.append(prompt + question.tools)
+    return (
         line,
         agent,
         rollout.reward,
@@ -190,10 +196,9 @@ def _keep(
         + rollout.is_named * IS_NAMED,
         rollout.num_chars,
         question.cluster,
-        offset,
+        question.place,
         len(prompt),
         len(question.tools),
-        len(rollout.response),
+        scanner.spool.append(response),
+        len(response),
     )
-    for column, value in zip(columns.values(), values, strict=True):
-        column.append(value)

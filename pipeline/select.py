@@ -27,7 +27,10 @@ def select_by_strategy(pairs: pl.LazyFrame, settings: Settings) -> pl.LazyFrame:
         case Strategy.BEST_LOWER_TAIL:
             return pairs.pipe(_take, 1, [chosen, _distance_from_lower_tail(), -rejected.cast(pl.Int64)])
         case Strategy.CORRECT_WRONG:
-            is_correct, is_wrong = (pl.col("chosen_reward") >= settings.threshold, pl.col("rejected_reward") < settings.threshold)
+            is_correct, is_wrong = (
+                pl.col("chosen_reward") >= settings.threshold,
+                pl.col("rejected_reward") < settings.threshold,
+            )
             return pairs.pipe(_mark, ~(is_correct & is_wrong), Reason.NOT_SELECTED)
         case Strategy.RANDOM:
             return pairs.pipe(_take, settings.num_pairs, [mixed(settings.seed)])
@@ -118,7 +121,9 @@ def _distance_from_lower_tail() -> pl.Expr:
     """
     lower = pl.col("group_mean") - LOWER_TAIL_DEVIATIONS * pl.col("group_deviation")
     distance = (pl.col("rejected_reward") - lower).abs()
-    return pl.when(pl.col("group_size") >= LOWER_TAIL_LEAST_ROLLOUTS).then(distance).otherwise(pl.col("rejected_reward"))
+    return (
+        pl.when(pl.col("group_size") >= LOWER_TAIL_LEAST_ROLLOUTS).then(distance).otherwise(pl.col("rejected_reward"))
+    )
 
 
 def _unsigned(column: str) -> pl.Expr:

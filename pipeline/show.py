@@ -124,7 +124,9 @@ def _show_environment(environment: Environment, console: Console) -> None:
     most = max(environment.histogram)
     bars = "".join(BARS[-(-count * (len(BARS) - 1) // most)] for count in environment.histogram)
     name = printable(environment.agent) if environment.agent is not None else "(no agent named)"
-    console.print(f"{name}: {counted(environment.rollouts, 'rollout')} of {counted(environment.tasks, 'task')}", soft_wrap=True)
+    console.print(
+        f"{name}: {counted(environment.rollouts, 'rollout')} of {counted(environment.tasks, 'task')}", soft_wrap=True
+    )
     console.print(
         f"  reward {environment.min_reward:g} |{bars}| {environment.max_reward:g}, mean {environment.mean_reward:.3g}, "
         f"standard deviation {environment.reward_deviation:.3g}",

@@ -110,7 +110,11 @@ def _kind_by_content(path: Path) -> str | None:
         return "failures, with placeholder rewards"
     if "rollout_infos" in row and "num_rollouts" in row:
         return "a reward profile"
-    if "responses_create_params" in row and "_ng_rollout_index" in row and not row.keys() & {"response", "reward", "output"}:
+    if (
+        "responses_create_params" in row
+        and "_ng_rollout_index" in row
+        and not row.keys() & {"response", "reward", "output"}
+    ):
         return "materialized inputs"
     return None
 

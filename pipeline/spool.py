@@ -4,6 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
+PIECES_AT_ONCE = 512  # of at most 1024 that the system takes in one call
+
 
 class Spool:
     """A file that only grows."""
@@ -20,22 +22,27 @@ class Spool:
         """Make a spool of a name that no other has."""
         return cls(folder / f"spool-{os.getpid()}-{secrets.token_hex(4)}", is_kept=is_kept)
 
-    def append(self, *pieces: bytes) -> int:
-        """Take in some pieces that follow each other; give the place of the first."""
+    def append(self, piece: bytes) -> int:
+        """Take in a piece; give its place."""
         offset = self._size
+        self._size += len(piece)
         if self._stream is not None:
-            self._pieces += pieces
-        self._size += sum(map(len, pieces))
+            self._pieces.append(piece)
+            if len(self._pieces) == PIECES_AT_ONCE:
+                self.flush()
         return offset
 
     def flush(self) -> None:
         """Write what was taken in."""
-        if self._stream is None:
+        if self._stream is None or not self._pieces:
             return
-        content = memoryview(b"".join(self._pieces))
+        num_bytes = sum(map(len, self._pieces))
+        written = os.writev(self._stream.fileno(), self._pieces)
+        if written < num_bytes:  # a disk nearly full, or a signal
+            rest = memoryview(b"".join(self._pieces))[written:]
+            while rest:
+                rest = rest[self._stream.write(rest) :]
         self._pieces.clear()
-        while content:
-            content = content[self._stream.write(content) :]
 
 
 class SpoolReader:

@@ -17,7 +17,7 @@ from pipeline.scan import IS_NAMED
 from pipeline.settings import DuplicateKeys, Settings
 
 DTYPES = {"b": pl.Int8, "h": pl.Int16, "i": pl.Int32, "q": pl.Int64, "d": pl.Float64}
-PAYLOAD = ("line", "offset", "prompt_bytes", "tools_bytes", "response_bytes")
+PAYLOAD = ("line", "prompt_offset", "prompt_bytes", "tools_bytes", "response_offset", "response_bytes")
 GROUP = ("group_high", "group_low")
 
 _NO_DUPLICATES = pl.DataFrame(schema={"row": pl.get_index_type(), "reason": pl.String})

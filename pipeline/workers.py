@@ -4,6 +4,7 @@ Each process makes its own state once (`set_up`), and then runs functions of tha
 """
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -45,6 +46,11 @@ class Workers:
             self._pool = ProcessPoolExecutor(num_processes, context, initializer=_begin, initargs=(set_up, arguments))
             self._first = self._submit(_nothing, None)  # starts all processes, while this one has no other threads
 
+    @property
+    def tasks_ahead(self) -> int:
+        """Tell how many tasks are under way or done before their results are taken."""
+        return TASKS_AHEAD * self._num_processes
+
     def run(self, function: Callable[[Any, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield the results of all tasks in their order.
 
@@ -59,7 +65,7 @@ class Workers:
         try:
             for task in tasks:
                 waiting.append(self._submit(function, task))
-                if len(waiting) >= TASKS_AHEAD * self._num_processes:
+                if len(waiting) >= self.tasks_ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -100,6 +106,7 @@ def _begin(set_up: Callable[..., Any], arguments: tuple[object, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()  # nothing here makes cycles, and rows are many objects
     _state = set_up(*arguments)
 
 
