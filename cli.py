@@ -1,4 +1,6 @@
-"""The `dpo` command: parses, calls one function of a stage, prints. The data half has its commands in pipeline/commands.py.
+"""The `dpo` command: parses, calls one function of a stage, prints.
+
+The commands of the data half lie in pipeline/commands.py.
 
 Data and JSON go to stdout, everything for people to stderr. Each command imports its stage when it runs, so that
 `dpo --help` starts fast and no command but `train` ever imports torch.

@@ -26,20 +26,92 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROLLOUTS_PER_TASK = 8
 TASKS_AT_ONCE = 512  # rollouts come in the order in which they are finished: these tasks are interleaved
 MB = 10**6
-PARAMS_NULLS = (
-    "background include instructions max_output_tokens max_tool_calls metadata model previous_response_id prompt "
-    "reasoning service_tier store text top_logprobs top_p truncation user stream"
-).split()
-RESPONSE_NULLS = (
-    "error incomplete_details instructions metadata top_p background conversation max_output_tokens max_tool_calls "
-    "previous_response_id prompt prompt_cache_key reasoning safety_identifier service_tier status text top_logprobs "
-    "truncation user"
-).split()
+PARAMS_NULLS = [
+    "background",
+    "include",
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "metadata",
+    "model",
+    "previous_response_id",
+    "prompt",
+    "reasoning",
+    "service_tier",
+    "store",
+    "text",
+    "top_logprobs",
+    "top_p",
+    "truncation",
+    "user",
+    "stream",
+]
+RESPONSE_NULLS = [
+    "error",
+    "incomplete_details",
+    "instructions",
+    "metadata",
+    "top_p",
+    "background",
+    "conversation",
+    "max_output_tokens",
+    "max_tool_calls",
+    "previous_response_id",
+    "prompt",
+    "prompt_cache_key",
+    "reasoning",
+    "safety_identifier",
+    "service_tier",
+    "status",
+    "text",
+    "top_logprobs",
+    "truncation",
+    "user",
+]
 
-WORDS = (
-    "the answer follows from a short look at each case so we first write down what is known and then check whether "
-    "every step holds for all values of the integer in question because otherwise the bound would fail at once"
-).split()
+WORDS = [
+    "the",
+    "answer",
+    "follows",
+    "from",
+    "a",
+    "short",
+    "look",
+    "at",
+    "each",
+    "case",
+    "so",
+    "we",
+    "first",
+    "write",
+    "down",
+    "what",
+    "is",
+    "known",
+    "and",
+    "then",
+    "check",
+    "whether",
+    "every",
+    "step",
+    "holds",
+    "for",
+    "all",
+    "values",
+    "of",
+    "the",
+    "integer",
+    "in",
+    "question",
+    "because",
+    "otherwise",
+    "the",
+    "bound",
+    "would",
+    "fail",
+    "at",
+    "once",
+]
 
 
 def text(draw: random.Random, num_chars: int) -> str:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from pipeline.sources import Source
 from schemas.lines import numbered_lines, without_margin
@@ -60,16 +60,20 @@ def lines_of(chunk: Chunk, *, max_line_bytes: int) -> Iterator[tuple[int, bytes 
                 position += len(piece)
                 if not piece or piece.endswith(b"\n"):
                     break
-        number = 0
-        lines = numbered_lines(stream, max_line_bytes)
-        while position < chunk.end:
-            content = next(lines, b"")
-            if content == b"":
-                break
-            number += 1
-            position = stream.tell() if content is None else position + len(content)
-            is_first = chunk.start == 0 and number == 1
-            yield number, None if content is None else without_margin(content, 1 if is_first else 2)
+        yield from enumerate(_lines_until(stream, chunk, position, max_line_bytes), start=1)
+
+
+def _lines_until(stream: BinaryIO, chunk: Chunk, position: int, max_line_bytes: int) -> Iterator[bytes | None]:
+    """Yield the lines that begin before the chunk's end; the last of them may reach far beyond it."""
+    is_first = chunk.start == 0
+    lines = stream.read(max(0, chunk.end - position)).split(b"\n")
+    unfinished = lines.pop()  # empty where the chunk ends with a line
+    for content in lines:
+        yield None if len(content) >= max_line_bytes else without_margin(content, 1 if is_first else 2)
+        is_first = False
+    if unfinished:
+        rest = next(numbered_lines(stream, max(0, max_line_bytes - len(unfinished))), b"")
+        yield None if rest is None else without_margin(unfinished + rest, 1 if is_first else 2)
 
 
 def _blocks(source: Source, *, chunk_bytes: int, max_line_bytes: int) -> Iterator[Chunk]:

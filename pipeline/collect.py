@@ -3,6 +3,7 @@
 scan (worker processes) -> table -> pair -> split (Polars, here) -> compose (worker processes) -> write (here)
 """
 
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -205,7 +206,7 @@ def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names, nu
     sizes = columns.select(size=pl.sum_horizontal("prompt_bytes", "response_bytes").cast(pl.Int64))["size"]
     ends = (sizes.gather(pairs["chosen"]) + sizes.gather(pairs["rejected"])).cum_sum() // COMPOSED_BYTES
     starts = [0, *(ends != ends.shift(1)).fill_null(False).arg_true().to_list(), len(pairs)]
-    for number, (start, end) in enumerate(zip(starts, starts[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(starts)):
         some = pairs[start:end].to_dict(as_series=False)
         if not some["chosen"]:
             continue

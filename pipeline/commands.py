@@ -69,7 +69,7 @@ NumWorkers = Annotated[
 ]
 
 
-def collect_pairs_command(  # noqa: PLR0913 (each option is one)
+def collect_pairs_command(
     rollouts: Rollouts,
     output: Annotated[
         Path,

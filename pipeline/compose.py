@@ -1,7 +1,7 @@
 """From pairs to the rows of a file: pieces of JSON that lie in the spools, put together by offset.
 
-This runs in worker processes and imports no Polars. NeMo RL's loaders take the rows of `binary` and `preference` as they
-are, TRL's trainers those of `trl`; all of them ignore the columns that lead back to the rollouts.
+This runs in worker processes and imports no Polars. NeMo RL's loaders take the rows of `binary` and `preference` as
+they are, TRL's trainers those of `trl`; all of them ignore the columns that lead back to the rollouts.
 """
 
 import os
@@ -13,6 +13,8 @@ import msgspec
 from pipeline.scan import IS_TRUNCATED, Scanner
 from pipeline.settings import Format, Settings
 from pipeline.spool import SpoolReader
+
+Columns = dict[str, list[int] | list[float]]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -30,7 +32,7 @@ class ComposeTask(NamedTuple):
 
     slot: int  # of the files in the scratch folder that are written over and over
     first_place: int
-    rollouts: dict[str, list[int] | list[float]]
+    rollouts: Columns
     chosen: list[int]  # places
     rejected: list[int]
     margin: list[float]
@@ -44,101 +46,109 @@ class Composed(NamedTuple):
     num_bytes: int
 
 
-class Side(NamedTuple):
-    """One rollout as it stands in a row, on either side."""
-
-    as_chosen: bytes  # from the row's beginning to the end of the response
-    as_rejected: bytes
-    chosen_tail: bytes  # reward, truncation and source, where they follow both responses
-    rejected_tail: bytes
-    group: bytes
-    agent: bytes
-
-
 def compose(scanner: Scanner, task: ComposeTask) -> Composed:
     """Write the rows of some pairs to a file of their own."""
-    settings = scanner.settings
-    make = _ranked_side if settings.format is Format.PREFERENCE else _flat_side
-    reader = SpoolReader(scanner.scratch)
-    sides: dict[int, Side] = {}
-    lines = []
-    for chosen, rejected, margin in zip(task.chosen, task.rejected, task.margin, strict=True):
-        better = sides.get(chosen) or sides.setdefault(chosen, make(task, chosen, reader, settings))
-        worse = sides.get(rejected) or sides.setdefault(rejected, make(task, rejected, reader, settings))
-        told = _agents(better, worse) if settings.across_agents else better.agent
-        pieces = (better.as_chosen, worse.as_rejected, better.chosen_tail, worse.rejected_tail)
-        lines.append(b'%b%b%b%b,"margin":%b%b%b}\n' % (*pieces, _encode(margin), better.group, told))
-    reader.close()
+    rows = _Rows(task, SpoolReader(scanner.scratch), scanner.settings)
+    lines = [
+        rows.row(chosen, rejected, margin)
+        for chosen, rejected, margin in zip(task.chosen, task.rejected, task.margin, strict=True)
+    ]
+    rows.close()
     name = f"part-{task.slot}"
     return Composed(name, _overwrite(os.fsencode(scanner.scratch / name), lines))
 
 
-def _flat_side(task: ComposeTask, place: int, reader: SpoolReader, settings: Settings) -> Side:
-    """Make the pieces of a row of prompt, chosen, rejected."""
-    told = _told(task, place)
-    prompt, tools, response = _texts(task, place, reader)
-    if tools:
-        offered = _encode(tools.decode()) if settings.format is Format.TRL else tools  # TRL decodes them itself
-        tools = b',"tools":' + offered
-    chosen_tail, rejected_tail = (
-        b'%b,"%b_reward":%b,"%b_truncated":%b'
-        % (tools if side == b"chosen" else b"", side, told.reward, side, told.truncated)
-        + (b',"%b_source":%b' % (side, told.source) if settings.sources else b"")
-        for side in (b"chosen", b"rejected")
-    )
-    as_chosen = b'{"prompt":%b,"chosen":%b' % (prompt, response)
-    return Side(as_chosen, b',"rejected":' + response, chosen_tail, rejected_tail, told.group, told.agent)
+class _Rows:
+    """Makes rows; what one rollout gives to them is made once, however many pairs it is in."""
 
+    def __init__(self, task: ComposeTask, reader: SpoolReader, settings: Settings) -> None:
+        self._task = task
+        self._reader = reader
+        self._settings = settings
+        self._ranked = settings.format is Format.PREFERENCE
+        self._chosen: dict[int, tuple[bytes, bytes, bytes]] = {}
+        self._rejected: dict[int, tuple[bytes, bytes]] = {}
+        self._margins: dict[float, bytes] = {}
+        self._sources = [_encode(source)[:-1] for source in task.names.sources]
+        self._agents = [_encode(agent) for agent in task.names.agents]
+        self._prompts: dict[tuple[int, int], bytes] = {}
+        self.close = reader.close
 
-def _ranked_side(task: ComposeTask, place: int, reader: SpoolReader, settings: Settings) -> Side:
-    """Make the pieces of a row of a context and two completions, the lower rank preferred."""
-    told = _told(task, place)
-    prompt, tools, response = _texts(task, place, reader)
-    source = b',"source":' + told.source if settings.sources else b""
-    rest = b',"completion":%b,"reward":%b,"truncated":%b%b}' % (response, told.reward, told.truncated, source)
-    as_chosen = b'{"context":%b,"completions":[{"rank":0%b' % (prompt, rest)
-    as_rejected = b',{"rank":1%b]' % rest
-    return Side(as_chosen, as_rejected, b',"tools":' + tools if tools else b"", b"", told.group, told.agent)
+    def row(self, chosen: int, rejected: int, margin: float) -> bytes:
+        """Make the row of one pair."""
+        better = self._chosen.get(chosen) or self._as_chosen(chosen)
+        worse = self._rejected.get(rejected) or self._as_rejected(rejected)
+        told = self._margins.get(margin) or self._margins.setdefault(margin, b',"margin":' + _encode(margin))
+        if self._settings.across_agents:
+            agents = (
+                self._agents[int(self._task.rollouts["agent"][place - self._task.first_place])]
+                for place in (chosen, rejected)
+            )
+            return b"".join(
+                (
+                    better[0],
+                    worse[0],
+                    better[1],
+                    worse[1],
+                    told,
+                    b',"chosen_agent":%b,"rejected_agent":%b' % tuple(agents),
+                    better[2],
+                )
+            )
+        return b"".join((better[0], worse[0], better[1], worse[1], told, better[2]))
 
+    def _as_chosen(self, place: int) -> tuple[bytes, bytes, bytes]:
+        """Give the row's beginning, what follows both responses, and the row's end."""
+        column, index = self._task.rollouts, place - self._task.first_place
+        prompt, tools = self._asked(column, index)
+        response, told = self._response(column, index), self._told(column, index, b"chosen_")
+        if self._ranked:
+            begin = b'{"context":%b,"completions":[{"rank":0,"completion":%b%b}' % (prompt, response, told)
+            tail = b',"tools":' + tools if tools else b""
+        else:
+            begin = b'{"prompt":%b,"chosen":%b' % (prompt, response)
+            if tools:  # TRL decodes them itself
+                tools = b',"tools":' + (_encode(tools.decode()) if self._settings.format is Format.TRL else tools)
+            tail = tools + told
+        group = struct.pack("<qq", column["group_high"][index], column["group_low"][index]).hex().encode()
+        agent = b"" if self._settings.across_agents else b',"agent":' + self._agents[int(column["agent"][index])]
+        pieces = (begin, tail, b',"group":"%b"%b}\n' % (group, agent))
+        self._chosen[place] = pieces
+        return pieces
 
-class _Told(NamedTuple):
-    reward: bytes
-    truncated: bytes
-    source: bytes
-    group: bytes
-    agent: bytes
+    def _as_rejected(self, place: int) -> tuple[bytes, bytes]:
+        """Give the rejected response's part, and what follows both responses."""
+        column, index = self._task.rollouts, place - self._task.first_place
+        response, told = self._response(column, index), self._told(column, index, b"rejected_")
+        ranked = b',{"rank":1,"completion":%b%b}]' % (response, told) if self._ranked else b""
+        pieces = (ranked, b"") if self._ranked else (b',"rejected":' + response, told)
+        self._rejected[place] = pieces
+        return pieces
 
+    def _told(self, column: Columns, index: int, side: bytes) -> bytes:
+        """Say what the table knows of a rollout; beside a completion, the keys need not name the side."""
+        side = b"" if self._ranked else side
+        reward = _encode(column["reward"][index])
+        truncated = b"true" if int(column["flags"][index]) & IS_TRUNCATED else b"false"
+        told = b',"%breward":%b,"%btruncated":%b' % (side, reward, side, truncated)
+        if not self._settings.sources:
+            return told
+        source = self._sources[int(column["source"][index])]
+        return b'%b,"%bsource":%b:%d"' % (told, side, source, column["line"][index])
 
-def _told(task: ComposeTask, place: int) -> _Told:
-    """Say as JSON what the table knows of a rollout."""
-    column, index, names = task.rollouts, place - task.first_place, task.names
-    agent = names.agents[int(column["agent"][index])]
-    group = struct.pack("<qq", column["group_high"][index], column["group_low"][index]).hex()
-    return _Told(
-        reward=_encode(column["reward"][index]),
-        truncated=b"true" if int(column["flags"][index]) & IS_TRUNCATED else b"false",
-        source=_encode(f"{names.sources[int(column['source'][index])]}:{column['line'][index]}"),
-        group=b',"group":"%b"' % group.encode(),
-        agent=b',"agent":%b' % _encode(agent),
-    )
+    def _asked(self, column: Columns, index: int) -> tuple[bytes, bytes]:
+        """Read prompt and tools, which the rollouts of a group mostly share."""
+        spool, offset = int(column["spool"][index]), int(column["prompt_offset"][index])
+        num_prompt, num_tools = int(column["prompt_bytes"][index]), int(column["tools_bytes"][index])
+        asked = self._prompts.get((spool, offset))
+        if asked is None:
+            asked = self._reader.read(self._task.names.spools[spool], offset, num_prompt + num_tools)
+            self._prompts = {(spool, offset): asked}
+        return asked[:num_prompt], asked[num_prompt:]
 
-
-def _texts(task: ComposeTask, place: int, reader: SpoolReader) -> tuple[bytes, bytes, bytes]:
-    """Read prompt, tools and response."""
-    column, index = task.rollouts, place - task.first_place
-    spool = task.names.spools[int(column["spool"][index])]
-    num_prompt, num_tools = int(column["prompt_bytes"][index]), int(column["tools_bytes"][index])
-    asked = reader.read(spool, int(column["prompt_offset"][index]), num_prompt + num_tools)
-    response = reader.read(spool, int(column["response_offset"][index]), int(column["response_bytes"][index]))
-    return asked[:num_prompt], asked[num_prompt:], response
-
-
-def _agents(better: Side, worse: Side) -> bytes:
-    """Name both agents, which are not the same where agents were paired with each other."""
-    return b"".join(
-        side.agent.replace(b'"agent"', name, 1)
-        for side, name in ((better, b'"chosen_agent"'), (worse, b'"rejected_agent"'))
-    )
+    def _response(self, column: Columns, index: int) -> bytes:
+        spool = self._task.names.spools[int(column["spool"][index])]
+        return self._reader.read(spool, int(column["response_offset"][index]), int(column["response_bytes"][index]))
 
 
 def _overwrite(path: bytes, lines: list[bytes]) -> int:

@@ -41,9 +41,9 @@ class Gathered:
         }
         for name, column in scanned.columns.items():
             if name == "line":
-                column = array("i", [first_line + line for line in column])
+                column = array("i", [first_line + int(line) for line in column])
             elif name == "agent":
-                column = array("h", [agents[agent] for agent in column])
+                column = array("h", [agents[int(agent)] for agent in column])
             self.columns[name].extend(column)
         self.columns["group_high"].extend(digests[::2])
         self.columns["group_low"].extend(digests[1::2])

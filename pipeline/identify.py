@@ -97,9 +97,15 @@ def task_identity(record: Record, *, stable: bytes | None, across_files: bool) -
         return b"stable" + stable
     index, task = record.task_index, value_of(record.task)
     if not across_files and (index is not None or task is not None):
-        return b"index%d" % index if type(index) is int and task is None else b"index" + _canonical([index, task])
+        is_simple = type(index) is int and task is None
+        return task_identity_of_index(index) if is_simple else b"index" + _canonical([index, task])
     truth = [value_of(getattr(record, key)) for key in TRUTH_KEYS]
     return b"truth" + _canonical(truth) if any(value is not None for value in truth) else b""
+
+
+def task_identity_of_index(index: int) -> bytes:
+    """Give what tells a task of which the row has an index and nothing else."""
+    return b"index%d" % index
 
 
 def agent_name(record: Record) -> str | None:
@@ -122,9 +128,20 @@ def number_of(content: bytes) -> int:
 
 def response_number(text: str) -> int:
     """Number a response so that those are equal which differ in white space or Unicode's forms of a character only."""
-    folded = text if text.isascii() else unicodedata.normalize("NFC", text)
-    letters = folded.encode().translate(None, WHITE_SPACE)
+    letters = _folded(text).translate(None, WHITE_SPACE)
     return crc32(letters) << 31 | len(letters) % (1 << 31)
+
+
+def _folded(text: str) -> bytes:
+    """Encode a text so that NFC's equal ones are equal; characters below 256 are in that form already."""
+    try:
+        return text.encode("latin-1")
+    except UnicodeEncodeError:
+        folded = unicodedata.normalize("NFC", text)
+    try:
+        return folded.encode("latin-1")
+    except UnicodeEncodeError:
+        return b"\0" + folded.encode()
 
 
 def _plain_words(messages: list[Message]) -> str:

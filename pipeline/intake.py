@@ -1,8 +1,6 @@
 """Reading rollouts with a number of processes: what `collect-pairs` and `inspect` begin with."""
 
-import hashlib
 import importlib
-import os
 import shutil
 import tempfile
 import threading
@@ -80,14 +78,14 @@ def intake(
             tables, expected = _read_beside(inputs.sources, workers)
             gathered = Gathered()
             seen: dict[int, array[int]] = {number: array("q") for number in tables}
+            files = [source for source in inputs.sources if hash_inputs and source.path.is_file()]
+            hashed = {source.number: workers.start(sha256_of, source.path) for source in files}
             for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables)):
                 gathered.add(scanned, inputs.sources[scanned.source])
                 if scanned.source in seen:
                     seen[scanned.source].extend(scanned.keys)
                 advance(scanned.num_bytes, scanned.num_rows)
-            plain = [source for source in inputs.sources if source.is_plain or source.path.is_file()]
-            hashed = workers.run(sha256_of, [source.path for source in plain]) if hash_inputs else ()
-            digests = {source.number: digest for source, digest in zip(plain, hashed, strict=False)}
+            digests = {number: digest() for number, digest in hashed.items()}
             missing = [
                 Missing(inputs.sources[number].path, len(keys), len(keys - set(seen[number])))
                 for number, keys in expected.items()

@@ -1,5 +1,7 @@
-"""The manifest beside the pairs: what they were made of, how, and what became of every row. The same input, settings and
-versions give the same manifest."""
+"""The manifest beside the pairs: what they were made of, how, and what became of every row.
+
+The same input, settings and versions give the same manifest.
+"""
 
 import json
 import platform

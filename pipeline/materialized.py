@@ -35,7 +35,7 @@ def read_materialized(path: Path) -> Materialized:
     Raises:
         InputError: the file can't be read.
     """
-    expected: "array[int]" = array("q")
+    expected: array[int] = array("q")
     stable: dict[int, bytes] = {}
     with open_stream(path) as stream:
         for number, content in enumerate(numbered_lines(stream), start=1):

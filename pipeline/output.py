@@ -126,7 +126,10 @@ def _parquet(stream: _Hashing, form: Format) -> Iterator[Callable[[memoryview], 
 
 
 def _arrow_schema(form: Format) -> "pa.Schema":
-    """Say the types of the columns. Tool schemas and arguments differ from row to row, so they are JSON in strings."""
+    """Say the types of the columns.
+
+    Tool schemas and arguments differ from row to row, so they are JSON in strings.
+    """
     import pyarrow as pa
 
     call = pa.struct(

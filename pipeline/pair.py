@@ -13,7 +13,7 @@ from pipeline.attrition import PAIR_REASONS, Reason
 from pipeline.scan import HAS_REASONING, IS_TRUNCATED
 from pipeline.settings import Settings
 
-CANDIDATES_AT_ONCE = 2_000_000
+CANDIDATES_AT_ONCE = 200_000
 MAX_CANDIDATES_OF_ONE_PROMPT = 500_000_000
 TAKEN = len(PAIR_REASONS)
 PAIR_SCHEMA = {"chosen": pl.UInt32, "rejected": pl.UInt32, "margin": pl.Float64, "reason": pl.UInt8}
@@ -94,7 +94,11 @@ def reward_deviations(ranked: pl.DataFrame) -> pl.DataFrame:
         mean = math.fsum(reward * count for reward, count in weighted) / total
         variance = math.fsum((reward - mean) ** 2 * count for reward, count in weighted) / total
         rows.append((agent, mean, math.sqrt(variance)))
-    schema = {"agent": ranked.schema["agent"], "mean": pl.Float64, "deviation": pl.Float64}
+    schema: dict[str, pl.DataType | type[pl.DataType]] = {
+        "agent": ranked.schema["agent"],
+        "mean": pl.Float64,
+        "deviation": pl.Float64,
+    }
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 

@@ -10,7 +10,7 @@ from pipeline.identify import Question, question_of
 from pipeline.record import Params, decode_params
 from schemas.preference import Message
 
-REMEMBERED_BYTES = 8 << 20
+REMEMBERED_BYTES = 2 << 20
 
 
 class Asked(NamedTuple):

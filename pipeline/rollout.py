@@ -9,9 +9,10 @@ import msgspec
 from pipeline.attrition import Reason, RowDropped
 from pipeline.convert import Turn, response_turns
 from pipeline.identify import Question, agent_name, group_key, response_number, task_identity
-from pipeline.prompts import Asked, Prompts
+from pipeline.materialized import rollout_key
+from pipeline.prompts import Prompts
 from pipeline.reasoning import ReasoningPolicy
-from pipeline.record import ABSENT, Item, Maskable, Part, Record, Response
+from pipeline.record import ABSENT, Maskable, Record, Response
 from pipeline.settings import Format, RewardField, Settings
 from schemas.lines import LineError, decode_tolerant
 from schemas.preference import Message
@@ -27,6 +28,7 @@ _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
 class Rollout(NamedTuple):
     """One scored response to one prompt, ready to be written."""
 
+    key: int | None  # both indices of the run, packed
     group: bytes
     question: Question
     response: bytes  # JSON: the text, or the messages
@@ -47,7 +49,6 @@ class Answer(NamedTuple):
     response: bytes  # JSON
     spoken: str  # what two responses are compared by: it holds no ids
     num_chars: int
-    num_messages: int
     has_reasoning: bool
 
 
@@ -66,27 +67,27 @@ def rollout_of(
     if is_truncated and not settings.allow_truncated_rejected:
         raise RowDropped(Reason.TRUNCATED)
     asked = prompts.asked(record.params)
-    question, answer = asked.question, _plain_answer(items, asked, settings.format)
-    if question is None or answer is None:
-        turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
-        question, turns = prompts.question_and_answer(asked, turns, has_index=record.task_index is not None)
-        answer = _answer(_completion(turns, question), settings.format, asks_with_tools=asked.has_tools)
+    turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
+    question, turns = prompts.question_and_answer(asked, turns, has_index=record.task_index is not None)
+    turns = _completion(turns, question)
+    answer = _answer(turns, settings.format, asks_with_tools=asked.has_tools)
     if settings.reasoning is ReasoningPolicy.REQUIRE_BOTH and not answer.has_reasoning:
         raise RowDropped(Reason.REASONING_MISSING)
-    if reward == 0 and answer.num_messages == 1 and answer.spoken.startswith(FAILED_PREFIX):
+    if reward == 0 and len(turns) == 1 and turns[0].message["content"].startswith(FAILED_PREFIX):
         raise RowDropped(Reason.FAILED, "the response is a text Failed: ...")  # by older agents, where a run failed
-    own_name = _own_name(record)
+    name = own_name(record.rollout_index, record.response.id if isinstance(record.response, Response) else None)
     return Rollout(
-        _group(record, asked, question, settings, stable),
+        rollout_key(record.task_index, record.rollout_index),
+        _group(record, question, settings, stable),
         question,
         answer.response,
         reward,
         agent_name(record),
         response_number(answer.spoken),
-        _sample_number(own_name, answer.response, is_truncated=is_truncated),
-        bool(own_name),
+        sample_number(name, answer.response, is_truncated=is_truncated),
+        bool(name),
         answer.num_chars,
-        answer.num_messages,
+        len(turns),
         is_truncated,
         answer.has_reasoning,
     )
@@ -181,26 +182,6 @@ def _completion(turns: list[Turn], question: Question) -> list[Turn]:
     return turns
 
 
-def _plain_answer(items: list[Any], asked: Asked, form: Format) -> Answer | None:
-    """Read a trajectory that is one message of one piece of text, as most are, without the detour over turns."""
-    item = items[0]
-    if len(items) != 1 or type(item) is not Item or item.type != "message" or item.role != "assistant":
-        return None
-    content = item.content
-    if type(content) is not list or len(content) != 1 or item.tool_calls or asked.has_tools:
-        return None
-    part = content[0]
-    if type(part) is not Part or part.type != "output_text":
-        return None
-    text = part.text
-    if type(text) is not str or not text or text.isspace() or "think>" in text:
-        return None
-    quoted = _encode(text)
-    return Answer(
-        quoted if form is Format.BINARY else b'[{"role":"assistant","content":%b}]' % quoted, text, len(text), 1, False
-    )
-
-
 def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer:
     """Write a response as JSON.
 
@@ -225,22 +206,13 @@ def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer
     except (ValueError, OverflowError, RecursionError) as error:
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, str(error)) from None
     num_chars = sum(len(turn.message["content"]) for turn in turns if turn.message["role"] == "assistant")
-    return Answer(response, spoken, num_chars, len(turns), any(turn.reasoning for turn in turns))
+    return Answer(response, spoken, num_chars, any(turn.reasoning for turn in turns))
 
 
-def _group(record: Record, asked: Asked, question: Question, settings: Settings, stable: bytes | None) -> bytes:
-    """Give the group key; where prompt, agent and task index say all, the rollouts of a task share the work."""
+def _group(record: Record, question: Question, settings: Settings, stable: bytes | None) -> bytes:
     agent = None if settings.across_agents else agent_name(record)
-    index = record.task_index
-    is_simple = stable is None and record.task is ABSENT and type(index) is int and not settings.across_files
-    if not is_simple or question is not asked.question:
-        task = task_identity(record, stable=stable, across_files=settings.across_files)
-        return group_key(question, agent=agent, task=task)
-    key = asked.keys.get((agent, index))
-    if key is None:
-        key = group_key(question, agent=agent, task=task_identity(record, stable=None, across_files=False))
-        asked.keys[agent, index] = key
-    return key
+    task = task_identity(record, stable=stable, across_files=settings.across_files)
+    return group_key(question, agent=agent, task=task)
 
 
 def _weighted(message: Message) -> Message:
@@ -259,15 +231,14 @@ def _is_truncated(record: Record) -> bool:
     return isinstance(response, Response) and (bool(response.incomplete_details) or response.status == "incomplete")
 
 
-def _own_name(record: Record) -> bytes:
+def own_name(rollout_index: object, response_id: object) -> bytes:
     """Give what tells a rollout from the others of its task; nothing where the row says nothing."""
-    response_id = record.response.id if isinstance(record.response, Response) else None
-    if record.rollout_index is None and not response_id:
+    if rollout_index is None and not response_id:
         return b""
-    return f"{record.rollout_index} {response_id}".encode()
+    return f"{rollout_index} {response_id}".encode()
 
 
-def _sample_number(own_name: bytes, response: bytes, *, is_truncated: bool) -> int:
+def sample_number(name: bytes, response: bytes, *, is_truncated: bool) -> int:
     """Put two checksums side by side: within one group they only have to tell a few rollouts apart."""
-    number = crc32(own_name) << 32 | crc32(response, is_truncated)
+    number = crc32(name) << 32 | crc32(response, is_truncated)
     return number - (1 << 63)  # as Int64 holds it

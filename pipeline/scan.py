@@ -17,6 +17,7 @@ from pipeline.attrition import Reason, RowDropped
 from pipeline.chunks import Chunk, lines_of
 from pipeline.identify import agent_name
 from pipeline.materialized import ROLLOUT_MASK, TASK_SHIFT, read_materialized, rollout_key
+from pipeline.plain import plain_rollout, takes_plain
 from pipeline.prompts import Prompts
 from pipeline.reasoning import ReasoningPolicy
 from pipeline.record import decode_record
@@ -125,6 +126,7 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
     groups: list[bytes] = []
     rows: list[tuple[float, ...]] = []
     table = scanner.table(task.table)
+    is_plain = not table and takes_plain(settings)
     for number, content in lines_of(chunk, max_line_bytes=settings.max_line_bytes):
         scanned.num_lines = number
         if content == b"":
@@ -134,16 +136,18 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
         try:
             if content is None:
                 raise RowDropped(Reason.LINE_TOO_LONG)
-            record = decode_record(content)
-            key = rollout_key(record.task_index, record.rollout_index)
-            if key is not None:
-                scanned.keys.append(key)
-            stable = None if key is None else table.get(key >> TASK_SHIFT)
-            rollout = rollout_of(record, content, settings, prompts=scanner.prompts, stable=stable)
-            index = NO_INDEX if key is None else key & ROLLOUT_MASK
-            agent = agents.setdefault(rollout.agent, len(agents))
+            rollout = plain_rollout(content, settings, scanner.prompts) if is_plain else None
+            if rollout is None:
+                record = decode_record(content)
+                key = rollout_key(record.task_index, record.rollout_index)
+                if key is not None:
+                    scanned.keys.append(key)
+                stable = None if key is None else table.get(key >> TASK_SHIFT)
+                rollout = rollout_of(record, content, settings, prompts=scanner.prompts, stable=stable)
+            elif rollout.key is not None:
+                scanned.keys.append(rollout.key)
             groups.append(rollout.group)
-            rows.append(_values(scanner, rollout, line=number, agent=agent, rollout_index=index))
+            rows.append(_values(scanner, rollout, line=number, agent=agents.setdefault(rollout.agent, len(agents))))
         except RowDropped as drop:
             scanned.dropped[drop.reason] += 1
             scanned.dropped_by_agent[agent_name(record) if record else None, drop.reason] += 1
@@ -177,7 +181,7 @@ def sha256_of(scanner: Scanner, path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int, rollout_index: int) -> tuple[float, ...]:
+def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int) -> tuple[float, ...]:
     """Spool a rollout; give its values of COLUMNS."""
     question, response = rollout.question, rollout.response
     prompt = question.text if scanner.writes_text and question.text else question.prompt
@@ -189,7 +193,7 @@ def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int, rollou
         rollout.reward,
         rollout.response_number,
         rollout.sample_number,
-        rollout_index,
+        NO_INDEX if rollout.key is None else rollout.key & ROLLOUT_MASK,
         rollout.is_truncated * IS_TRUNCATED
         + rollout.has_reasoning * HAS_REASONING
         + (rollout.num_messages > 1) * HAS_SEVERAL_MESSAGES

@@ -124,13 +124,13 @@ class Settings:
     strategy: Strategy = Strategy.ALL
     num_pairs: int | None = None  # for random and top: pairs per prompt
     threshold: float = 0.5  # for correct-wrong: the least reward of a correct response
-    min_margin: Margin = Margin(0.1)  # noqa: RUF009 (frozen)
+    min_margin: Margin = Margin(0.1)
     min_chosen_reward: float | None = None
     max_rejected_reward: float | None = None
     max_length_ratio: float | None = None
     max_pairs_per_prompt: int | None = None
     max_pairs_per_agent: int | None = None
-    reward_field: RewardField = RewardField()  # noqa: RUF009 (frozen)
+    reward_field: RewardField = RewardField()
     reasoning: ReasoningPolicy = ReasoningPolicy.KEEP
     allow_truncated_rejected: bool = False
     duplicate_keys: DuplicateKeys = DuplicateKeys.KEEP

@@ -139,8 +139,8 @@ def _show_environment(environment: Environment, console: Console) -> None:
     )
     console.print(f"  median characters by reward: {levels}", soft_wrap=True)
     console.print(
-        f"  cut by a limit {environment.truncated_share:.1%}; {counted(environment.failed_rows, 'row')} failed, masked, "
-        "unverified or empty",
+        f"  cut by a limit {environment.truncated_share:.1%}; "
+        f"{counted(environment.failed_rows, 'row')} failed, masked, unverified or empty",
         soft_wrap=True,
     )
 

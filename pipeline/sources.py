@@ -65,7 +65,7 @@ def find_inputs(places: Iterable[Path]) -> Inputs:
             continue
         seen.add(place)
         is_plain = is_plain_file(path)
-        if kind := _kind_by_name(path) or (is_plain or _is_packed_file(path)) and _kind_by_content(path):
+        if kind := _kind_by_name(path) or ((is_plain or _is_packed_file(path)) and _kind_by_content(path)):
             left_out.append((path, kind))
         else:
             kept.append((path, is_plain))

@@ -51,28 +51,34 @@ class Workers:
         """Tell how many tasks are under way or done before their results are taken."""
         return TASKS_AHEAD * self._num_processes
 
+    def start(self, function: Callable[[Any, Task], Result], task: Task) -> Callable[[], Result]:
+        """Start one task beside what `run` does; call what is given to wait for its result.
+
+        Raises:
+            DpoError: as for `run`, also when the result is waited for.
+        """
+        if self._pool is None:
+            return lambda: function(self._local, task)
+        future = self._submit(function, task)
+        return lambda: _result(future)
+
     def run(self, function: Callable[[Any, Task], Result], tasks: Iterable[Task]) -> Iterator[Result]:
         """Yield the results of all tasks in their order.
 
         Raises:
-            DpoError: a process died or could not start.
+            DpoError: a process died, could not start, or is out of memory.
         """
         if self._pool is None:
             for task in tasks:
                 yield function(self._local, task)
             return
         waiting: deque[Future[Result]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(self._submit(function, task))
-                if len(waiting) >= self.tasks_ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise DpoError(DEAD) from error
-        except MemoryError as error:
-            raise DpoError("a worker process is out of memory; try again with --workers 1") from error
+        for task in tasks:
+            waiting.append(self._submit(function, task))
+            if len(waiting) >= self.tasks_ahead:
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
 
     def _submit(self, function: Callable[[Any, Task], Result], task: Task) -> "Future[Result]":
         assert self._pool is not None
@@ -87,6 +93,15 @@ class Workers:
         """End the processes; what is under way is not waited for."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _result(future: "Future[Result]") -> Result:
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise DpoError(DEAD) from error
+    except MemoryError as error:
+        raise DpoError("a worker process is out of memory; try again with --workers 1") from error
 
 
 def default_num_processes(num_bytes: int, *, bytes_each: int) -> int:
