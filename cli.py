@@ -103,20 +103,21 @@ app.command("inspect")(inspect_command)
 @app.command("validate")
 def validate_command(
     files: Annotated[
-        list[Path], typer.Argument(help="Files of rollouts or preference pairs (JSONL).", show_default=False)
+        list[Path],
+        typer.Argument(help="Files of rollouts or preference pairs (JSONL, .gz, .zst, .parquet).", show_default=False),
     ],
     max_findings: Annotated[
         int, typer.Option(min=1, help="Findings to show for each file; all are counted.")
     ] = MAX_FINDINGS,
     kind: Annotated[
-        Literal["rollout", "binary_preference", "preference"] | None,
+        Literal["rollout", "binary_preference", "preference", "trl"] | None,
         typer.Option(help="What the files must be.", show_default="told by the first row"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check each row of the files against the schema of what the file is.
 
-    Tells rollouts, BinaryPreference and Preference files by their keys; exits with 1 on any finding.
+    Tells rollouts, BinaryPreference, Preference and TRL files by their keys; exits with 1 on any finding.
     Example: dpo validate dpo_train.jsonl
     """
     from schemas.terminal import progress

@@ -16,12 +16,12 @@ class Reason(StrEnum):
     VERIFICATION_SKIPPED = "verification_skipped"
     REWARD_MISSING = "reward_missing"
     REWARD_NOT_A_NUMBER = "reward_not_a_number"
+    TRUNCATED = "truncated"
     MEDIA = "media"
     PROMPT_UNSUPPORTED = "prompt_unsupported"
     RESPONSE_UNSUPPORTED = "response_unsupported"
     PROMPT_EMPTY = "prompt_empty"
     RESPONSE_EMPTY = "response_empty"
-    TRUNCATED = "truncated"
     REASONING_MISSING = "reasoning_missing"
     TOOL_USE = "tool_use"
     SEVERAL_TURNS = "several_turns"
@@ -49,12 +49,12 @@ MEANING = {
     Reason.VERIFICATION_SKIPPED: "verification was skipped or its judge failed: the reward measures nothing",
     Reason.REWARD_MISSING: "no reward, or null",
     Reason.REWARD_NOT_A_NUMBER: "the reward is no finite number",
+    Reason.TRUNCATED: "the response was cut by a limit; --allow-truncated-rejected lets it be rejected",
     Reason.MEDIA: "images, audio or files in the prompt or the response",
     Reason.PROMPT_UNSUPPORTED: "unknown items in the prompt",
     Reason.RESPONSE_UNSUPPORTED: "refusals, unknown items, or turns in no known order in the response",
     Reason.PROMPT_EMPTY: "no text in the prompt, so nothing says which rollouts belong together",
     Reason.RESPONSE_EMPTY: "no text in the response",
-    Reason.TRUNCATED: "the response was cut by a limit; --allow-truncated-rejected lets it be rejected",
     Reason.REASONING_MISSING: "no reasoning in the response, and --reasoning require-both",
     Reason.TOOL_USE: "tools are offered or called, which binary can't hold; --format preference or trl can",
     Reason.SEVERAL_TURNS: "a response of several messages, which binary can't hold; --format preference or trl can",

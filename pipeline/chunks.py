@@ -1,13 +1,12 @@
 """Cutting inputs into pieces that can be read apart: byte ranges of plain files, blocks of lines of everything else."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from pipeline.sources import Source
 from schemas.lines import numbered_lines, without_margin
-from schemas.streams import READ_BUFFER_BYTES, open_stream
+from schemas.streams import READ_BUFFER_BYTES, Watch, open_stream
 
 CHUNK_BYTES = 4 << 20
 
@@ -27,8 +26,8 @@ class Chunk(NamedTuple):
         return self.end - self.start
 
 
-def chunks_of(source: Source, *, chunk_bytes: int, max_line_bytes: int) -> Iterator[Chunk]:
-    """Cut one input.
+def chunks_of(source: Source, *, chunk_bytes: int, max_line_bytes: int, watch: Watch | None = None) -> Iterator[Chunk]:
+    """Cut one input; `watch` sees all that is read of it here, which is nothing of a plain file.
 
     Raises:
         InputError: it can't be read.
@@ -38,7 +37,7 @@ def chunks_of(source: Source, *, chunk_bytes: int, max_line_bytes: int) -> Itera
         for start in range(0, size, chunk_bytes):
             yield Chunk(source.number, source.path, start, min(start + chunk_bytes, size))
     else:
-        yield from _blocks(source, chunk_bytes=chunk_bytes, max_line_bytes=max_line_bytes)
+        yield from _blocks(source, chunk_bytes=chunk_bytes, max_line_bytes=max_line_bytes, watch=watch)
 
 
 def lines_of(chunk: Chunk, *, max_line_bytes: int) -> Iterator[tuple[int, bytes | None]]:
@@ -76,8 +75,8 @@ def _lines_until(stream: BinaryIO, chunk: Chunk, position: int, max_line_bytes: 
         yield None if rest is None else without_margin(unfinished + rest, 1 if is_first else 2)
 
 
-def _blocks(source: Source, *, chunk_bytes: int, max_line_bytes: int) -> Iterator[Chunk]:
-    with open_stream(source.path) as stream:
+def _blocks(source: Source, *, chunk_bytes: int, max_line_bytes: int, watch: Watch | None) -> Iterator[Chunk]:
+    with open_stream(source.path, watch) as stream:
         lines: list[bytes | None] = []
         start = position = 0
         for number, content in enumerate(numbered_lines(stream, max_line_bytes), start=1):
@@ -88,8 +87,3 @@ def _blocks(source: Source, *, chunk_bytes: int, max_line_bytes: int) -> Iterato
                 lines, start = [], position
         if lines:
             yield Chunk(source.number, source.path, start, position, lines)
-
-
-def total_bytes(sources: list[Source]) -> int:
-    """Add up the sizes of what has one."""
-    return sum(os.path.getsize(source.path) for source in sources if source.is_plain)  # noqa: PTH202 (a race raises)

@@ -22,6 +22,7 @@ from pipeline.settings import Settings
 from pipeline.sources import Inputs, find_inputs
 from schemas.atomic import refuse_unwritable
 from schemas.errors import UsageError
+from schemas.streams import place_text
 from schemas.terminal import Advance, path_text
 
 if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
@@ -47,8 +48,8 @@ class Collection:
         """Give the account as JSON types."""
         return {
             **self.attrition.as_dict(),
-            "left_out": [{"path": path_text(path), "kind": kind} for path, kind in self.inputs.left_out],
-            "missing_rollouts": {path_text(path): missing for path, _, missing in self.missing},
+            "left_out": [{"path": place_text(path), "kind": kind} for path, kind in self.inputs.left_out],
+            "missing_rollouts": {place_text(path): missing for path, _, missing in self.missing},
             "outputs": [{"path": path_text(out.path), "pairs": out.num_pairs} for out in self.outputs],
         }
 
@@ -151,7 +152,7 @@ def _examples(inputs: Inputs, taken: Intake, rollouts: "Rollouts", pairing: "Pai
         for reason, row in _first_rows(frame):
             source, line = rollouts.payload["source", "line"].row(row)
             found.setdefault(Reason(reason), (source, line, ""))
-    paths = [path_text(source.path) for source in inputs.sources]
+    paths = [place_text(source.path) for source in inputs.sources]
     return {
         reason: f"{paths[source]}:{line}" + (f": {detail}" if detail else "")
         for reason, (source, line, detail) in found.items()
@@ -177,7 +178,7 @@ def _write(
     files: "dict[Path, pl.DataFrame]", inputs: Inputs, taken: Intake, rollouts: "Rollouts", settings: Settings
 ) -> list[Written]:
     """Write all files; each is moved into its place once all are whole."""
-    names = Names(rollouts.spools, rollouts.agents, [path_text(source.path) for source in inputs.sources])
+    names = Names(rollouts.spools, rollouts.agents, [place_text(source.path) for source in inputs.sources])
     outputs = [Written(path, len(pairs)) for path, pairs in files.items()]
     num_slots = taken.workers.tasks_ahead + 1
     with ExitStack() as stack:
@@ -226,7 +227,7 @@ def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, s
     for path in wanted:
         for source in inputs.sources:
             if path.is_file() and source.path.exists() and path.samefile(source.path):
-                raise UsageError(f"{path_text(path)}: is an input too; name another file")
+                raise UsageError(f"{place_text(path)}: is an input too; name another file")
         refuse_unwritable(path)
     if len(wanted) == 2 and os.path.realpath(wanted[0]) == os.path.realpath(wanted[1]):
         raise UsageError(f"{path_text(wanted[0])}: named for the pairs and for --rejects; name two files")
@@ -244,5 +245,4 @@ def _is_special(path: Path) -> bool:
 
 
 def _input_entry(path: Path, digest: str | None) -> dict[str, Any]:
-    size = path.stat().st_size if digest is not None else None
-    return {"path": path_text(path), "bytes": size, "sha256": digest}
+    return {"path": place_text(path), "bytes": path.stat().st_size if path.is_file() else None, "sha256": digest}

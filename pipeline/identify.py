@@ -22,14 +22,30 @@ from schemas.preference import Message
 
 TRUTH_KEYS = (
     "expected_answer",
+    "expected_output",
+    "expected_action",
+    "expected_result",
+    "ground_truth",
+    "reference_answer",
+    "label",
+    "target",
+    "solution",
+    "question",
+    "instruction_id_list",
+    "kwargs",
     "verifier_metadata",
     "difficulty",
     "task_id",
     "uuid",
     "problem_id",
     "instance_id",
+    "grading_id",
+    "hashid",
 )
-"""Verifiers' keys that differ between tasks of one prompt text (newton_bench: three difficulties)."""
+"""Verifiers' keys that differ between tasks of one prompt text (newton_bench: three difficulties).
+
+One too many here costs pairs, which is seen; one too few pairs answers to different questions, which is not.
+"""
 
 DIGEST_BYTES = 16
 WHITE_SPACE = b" \t\n\r\f\v"

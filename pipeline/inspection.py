@@ -10,7 +10,9 @@ from pipeline.attrition import Reason, named
 from pipeline.intake import NOT_SHOWN, Intake, Machinery, Missing, intake
 from pipeline.settings import Margin, Settings, Strategy
 from pipeline.sources import Inputs, find_inputs
-from schemas.terminal import Advance, path_text
+from schemas.errors import DpoError
+from schemas.streams import place_text
+from schemas.terminal import Advance
 
 if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
     import polars as pl
@@ -82,9 +84,9 @@ class Inspection:
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return {
             **plain,
-            "inputs": [path_text(source.path) for source in self.inputs.sources],
-            "left_out": [{"path": path_text(path), "kind": kind} for path, kind in self.inputs.left_out],
-            "missing": {path_text(path): missing for path, _, missing in self.missing},
+            "inputs": [place_text(source.path) for source in self.inputs.sources],
+            "left_out": [{"path": place_text(path), "kind": kind} for path, kind in self.inputs.left_out],
+            "missing": {place_text(path): missing for path, _, missing in self.missing},
             "dropped": named(self.dropped),
             "environments": [asdict(environment) for environment in self.environments],
             "advice": list(self.advice),
@@ -101,6 +103,11 @@ def inspect_rollouts(
         DpoError: a process died.
     """
     inputs = find_inputs(places)
+    if not inputs.sources:
+        raise DpoError(
+            "none of the files holds rollouts: "
+            + "; ".join(f"{place_text(path)}: {kind}" for path, kind in inputs.left_out)
+        )
     reading = replace(settings, allow_truncated_rejected=True)  # so that they can be described; no pair is made of them
     with intake(inputs, reading, machinery or Machinery(), keep_texts=False, advance=advance) as taken:
         return _inspected(inputs, taken, settings)

@@ -1,5 +1,6 @@
 """Reading rollouts with a number of processes: what `collect-pairs` and `inspect` begin with."""
 
+import hashlib
 import importlib
 import shutil
 import tempfile
@@ -37,7 +38,7 @@ class Intake:
 
     gathered: Gathered
     missing: list[Missing]
-    digests: dict[int, str]  # sha256 of the sources, as far as they were hashed
+    digests: dict[int, str]  # sha256 of the sources, as they are stored
     workers: Workers
     scratch: Path
 
@@ -78,14 +79,16 @@ def intake(
             tables, expected = _read_beside(inputs.sources, workers)
             gathered = Gathered()
             seen: dict[int, array[int]] = {number: array("q") for number in tables}
-            files = [source for source in inputs.sources if hash_inputs and source.path.is_file()]
+            files = [source for source in inputs.sources if hash_inputs and source.is_plain]
             hashed = {source.number: workers.start(sha256_of, source.path) for source in files}
-            for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables)):
+            watched = {source.number: hashlib.sha256() for source in inputs.sources if not source.is_plain}
+            for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables, watched)):
                 gathered.add(scanned, inputs.sources[scanned.source])
                 if scanned.source in seen:
                     seen[scanned.source].extend(scanned.keys)
                 advance(scanned.num_bytes, scanned.num_rows)
             digests = {number: digest() for number, digest in hashed.items()}
+            digests |= {number: digest.hexdigest() for number, digest in watched.items()}
             missing = [
                 Missing(inputs.sources[number].path, len(keys), len(keys - set(seen[number])))
                 for number, keys in expected.items()
@@ -126,9 +129,15 @@ def _read_beside(sources: Sequence[Source], workers: Workers) -> tuple[dict[int,
 
 
 def _tasks(
-    sources: Sequence[Source], settings: Settings, machinery: Machinery, tables: dict[int, str]
+    sources: Sequence[Source],
+    settings: Settings,
+    machinery: Machinery,
+    tables: dict[int, str],
+    watched: "dict[int, hashlib._Hash]",
 ) -> Iterator[ScanTask]:
     for source in sources:
-        chunks = chunks_of(source, chunk_bytes=machinery.chunk_bytes, max_line_bytes=settings.max_line_bytes)
-        for chunk in chunks:
+        watch = watched[source.number].update if source.number in watched else None
+        for chunk in chunks_of(
+            source, chunk_bytes=machinery.chunk_bytes, max_line_bytes=settings.max_line_bytes, watch=watch
+        ):
             yield ScanTask(chunk, tables.get(source.number))

@@ -1,4 +1,4 @@
-"""The files of pairs: JSONL, packed JSONL or Parquet by their suffix, whole or not at all, hashed as they are written."""
+"""The files of pairs: JSONL, packed JSONL or Parquet by their suffix, whole or not at all, and hashed."""
 
 import gzip
 import hashlib

@@ -91,9 +91,10 @@ def reward_deviations(ranked: pl.DataFrame) -> pl.DataFrame:
     for (agent,), part in counts.partition_by("agent", as_dict=True).items():
         weighted = part.select("reward", "len").rows()
         total = sum(count for _, count in weighted)
-        mean = math.fsum(reward * count for reward, count in weighted) / total
-        variance = math.fsum((reward - mean) ** 2 * count for reward, count in weighted) / total
-        rows.append((agent, mean, math.sqrt(variance)))
+        scale = max(abs(reward) for reward, _ in weighted) or 1.0  # rewards may be so great that their squares overflow
+        mean = math.fsum(reward / scale * count for reward, count in weighted) / total
+        variance = math.fsum((reward / scale - mean) ** 2 * count for reward, count in weighted) / total
+        rows.append((agent, mean * scale, math.sqrt(variance) * scale))
     schema: dict[str, pl.DataType | type[pl.DataType]] = {
         "agent": ranked.schema["agent"],
         "mean": pl.Float64,

@@ -62,7 +62,7 @@ def pair_rollouts(ranked: pl.DataFrame, settings: Settings) -> Pairing:
     outcome = _outcome(ranked, pairs, pl.concat(reasons))
     paired = outcome.filter(pl.col("reason").is_null())
     messages = outcome.select("place", several=pl.col("flags").cast(pl.Int64) & HAS_SEVERAL_MESSAGES != 0)
-    several = messages.filter("several")["place"]
+    several = messages.filter("several")["place"].implode()
     return Pairing(
         pairs=pairs,
         unpaired=outcome.filter(pl.col("reason").is_not_null()).select("row", "reason"),

@@ -41,6 +41,7 @@ class PlainResponse(Struct):
     id: str | None = None
     status: Literal["completed"] | None = None
     incomplete_details: None = None
+    tools: tuple[()] | None = None
 
 
 class PlainAgent(Struct):

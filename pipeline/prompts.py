@@ -7,10 +7,11 @@ import msgspec
 from pipeline.attrition import Reason, RowDropped
 from pipeline.convert import Turn, asks_twice, chat_tools, prompt_turns
 from pipeline.identify import Question, question_of
-from pipeline.record import Params, decode_params
+from pipeline.record import ABSENT, Params, decode_params
 from schemas.preference import Message
 
 REMEMBERED_BYTES = 2 << 20
+NO_TOOLS = (b"", b"[]", b"null")
 
 
 class Asked(NamedTuple):
@@ -37,17 +38,20 @@ class Prompts:
         self._remembered: dict[bytes, Asked | RowDropped] = {}
         self._num_bytes = 0
 
-    def asked(self, params: msgspec.Raw) -> Asked:
-        """Convert `responses_create_params`.
+    def asked(self, params: msgspec.Raw, tools: msgspec.Raw = ABSENT) -> Asked:
+        """Convert `responses_create_params`; `tools` are those of the response, which count where these have none.
 
         Raises:
             RowDropped: they hold what is not known, or media.
         """
-        content = bytes(params)
-        asked = self._remembered.get(content)
+        content, injected = bytes(params), b"" if tools is ABSENT else bytes(tools)
+        if injected in NO_TOOLS:
+            injected = b""
+        key = content + injected
+        asked = self._remembered.get(key)
         if asked is None:
-            asked = self._convert(content)
-            self._remember(content, asked)
+            asked = self._convert(content, injected)
+            self._remember(key, asked)
         if isinstance(asked, RowDropped):
             raise RowDropped(asked.reason, asked.detail)
         return asked
@@ -83,12 +87,12 @@ class Prompts:
         question = question_of(prompt, asked.tools, asked.params, asks_twice=twice, clusters=self.clusters)
         return question, answer
 
-    def _convert(self, content: bytes) -> Asked | RowDropped:
+    def _convert(self, content: bytes, injected: bytes) -> Asked | RowDropped:
         params = decode_params(content)
         if params is None:
             return RowDropped(Reason.NOT_A_ROLLOUT, "responses_create_params is no object")
         try:
-            tools = chat_tools(params.tools)
+            tools = chat_tools(params.tools or (msgspec.json.decode(injected) if injected else None))
             messages = [turn.message for turn in prompt_turns(params, keep_reasoning=self.keep_reasoning)]
             question = None
             if says_something(messages):

@@ -39,3 +39,8 @@ def split_reasoning(text: str, *, separate: str = "") -> tuple[str, str]:
 def join_reasoning(reasoning: str, answer: str) -> str:
     """Put reasoning before an answer in the one form."""
     return f"{OPENING}\n{reasoning}\n{CLOSING}\n\n{answer}" if reasoning else answer
+
+
+def unfinished_reasoning(reasoning: str) -> str:
+    """Give the text of a policy that was cut while it thought."""
+    return f"{OPENING}\n{reasoning}"

@@ -51,6 +51,7 @@ class Response(Struct):
     id: Any = None
     status: Any = None
     incomplete_details: Any = None
+    tools: Raw = ABSENT  # what an agent offered beside those of the dataset row
 
 
 class Params(Struct):
@@ -88,12 +89,25 @@ class Record(Struct):
     exception_type: Any = None
     # verifiers' keys that differ between tasks of one prompt text
     expected_answer: Raw = ABSENT
+    expected_output: Raw = ABSENT
+    expected_action: Raw = ABSENT
+    expected_result: Raw = ABSENT
+    ground_truth: Raw = ABSENT
+    reference_answer: Raw = ABSENT
+    label: Raw = ABSENT
+    target: Raw = ABSENT
+    solution: Raw = ABSENT
+    question: Raw = ABSENT
+    instruction_id_list: Raw = ABSENT
+    kwargs: Raw = ABSENT
     verifier_metadata: Raw = ABSENT
     difficulty: Raw = ABSENT
     task_id: Raw = ABSENT
     uuid: Raw = ABSENT
     problem_id: Raw = ABSENT
     instance_id: Raw = ABSENT
+    grading_id: Raw = ABSENT
+    hashid: Raw = ABSENT
     # what tells rows that are no rollouts
     usersim_result: Raw = ABSENT
     chosen: Raw = ABSENT

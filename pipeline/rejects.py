@@ -10,8 +10,7 @@ from pipeline.sources import Source
 from schemas.atomic import atomic_writer
 from schemas.errors import UsageError
 from schemas.lines import LineError, decode_strict, numbered_lines, without_margin
-from schemas.streams import STDIN, as_url, open_stream
-from schemas.terminal import path_text
+from schemas.streams import STDIN, as_url, open_stream, place_text
 
 Rejects = Sequence[tuple[int, int, str, str]]
 """Source, line, reason, what was met; sorted."""
@@ -26,7 +25,7 @@ def refuse_unrepeatable(sources: Iterable[Source]) -> None:
     for source in sources:
         if source.path == STDIN or not (as_url(source.path) or source.path.is_file()):
             raise UsageError(
-                f"{path_text(source.path)}: --rejects reads its inputs twice, which a pipe does not allow; "
+                f"{place_text(source.path)}: --rejects reads its inputs twice, which a pipe does not allow; "
                 "write it to a file first"
             )
 
@@ -55,7 +54,7 @@ def write_rejects(path: Path, sources: Sequence[Source], rejects: Rejects, *, ma
 
 
 def _row(path: Path, content: bytes, line: int, reason: str, detail: str) -> bytes:
-    told = {"reason": reason, "detail": detail, "source": f"{path_text(path)}:{line}"}
+    told = {"reason": reason, "detail": detail, "source": f"{place_text(path)}:{line}"}
     if reason == Reason.LINE_TOO_LONG:
         return msgspec.json.encode(told) + b"\n"
     try:

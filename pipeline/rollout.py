@@ -11,7 +11,7 @@ from pipeline.convert import Turn, response_turns
 from pipeline.identify import Question, agent_name, group_key, response_number, task_identity
 from pipeline.materialized import rollout_key
 from pipeline.prompts import Prompts
-from pipeline.reasoning import ReasoningPolicy
+from pipeline.reasoning import ReasoningPolicy, unfinished_reasoning
 from pipeline.record import ABSENT, Maskable, Record, Response
 from pipeline.settings import Format, RewardField, Settings
 from schemas.lines import LineError, decode_tolerant
@@ -66,10 +66,10 @@ def rollout_of(
     is_truncated = _is_truncated(record)
     if is_truncated and not settings.allow_truncated_rejected:
         raise RowDropped(Reason.TRUNCATED)
-    asked = prompts.asked(record.params)
+    asked = prompts.asked(record.params, record.response.tools if isinstance(record.response, Response) else ABSENT)
     turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
     question, turns = prompts.question_and_answer(asked, turns, has_index=record.task_index is not None)
-    turns = _completion(turns, question)
+    turns = _completion(turns, question, may_be_cut=is_truncated and prompts.keep_reasoning)
     answer = _answer(turns, settings.format, asks_with_tools=asked.has_tools)
     if settings.reasoning is ReasoningPolicy.REQUIRE_BOTH and not answer.has_reasoning:
         raise RowDropped(Reason.REASONING_MISSING)
@@ -169,17 +169,23 @@ def _at(row: object, keys: tuple[str, ...]) -> object:
     return row
 
 
-def _completion(turns: list[Turn], question: Question) -> list[Turn]:
-    """Leave what comes after the policy's last word, which teaches it nothing; refuse what says nothing."""
+def _completion(turns: list[Turn], question: Question, *, may_be_cut: bool) -> list[Turn]:
+    """Leave what comes after the policy's last word, which teaches it nothing; refuse what says nothing.
+
+    A policy that was cut while it thought has said its thoughts, if those are kept.
+    """
     end = len(turns)
     while end and turns[end - 1].message["role"] != "assistant":
         end -= 1
     turns = turns[:end]
     if question.asks_twice and any(turn.num_texts > 1 for turn in turns):
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, "several answers to several user turns, in no known order")
-    if not any(turn.num_texts or "tool_calls" in turn.message for turn in turns):
+    if any(turn.num_texts or "tool_calls" in turn.message for turn in turns):
+        return turns
+    if not (may_be_cut and turns and turns[-1].reasoning):
         raise RowDropped(Reason.RESPONSE_EMPTY)
-    return turns
+    last = turns[-1]
+    return [*turns[:-1], Turn({**last.message, "content": unfinished_reasoning(last.reasoning)}, last.reasoning, 1)]
 
 
 def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer:

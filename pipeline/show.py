@@ -12,6 +12,7 @@ from pipeline.inspection import Environment, Inspection
 from pipeline.intake import Missing
 from pipeline.settings import Format, Settings
 from pipeline.sources import Inputs
+from schemas.streams import place_text
 from schemas.terminal import counted, path_text, printable, stderr_console
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -96,11 +97,11 @@ def show_inspection(inspection: Inspection) -> None:
 
 def _show_inputs(inputs: Inputs, missing: Iterable[Missing], console: Console) -> None:
     for path, kind in inputs.left_out:
-        console.print(f"left out {path_text(path)}: {kind}, no rollouts", soft_wrap=True)
+        console.print(f"left out {place_text(path)}: {kind}, no rollouts", soft_wrap=True)
     for path, expected, absent in missing:
         if absent:
             console.print(
-                f"{path_text(path)}: {absent:,} of {counted(expected, 'rollout')} are missing, "
+                f"{place_text(path)}: {absent:,} of {counted(expected, 'rollout')} are missing, "
                 "by the materialized inputs beside it",
                 soft_wrap=True,
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.lines import LineError, decode_tolerant, numbered_lines, without_margin
-from schemas.streams import STDIN, as_url, is_plain_file, open_stream
+from schemas.streams import STDIN, as_url, expand_url, is_plain_file, open_stream
 from schemas.terminal import path_text
 
 ROLLOUT_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -79,8 +79,11 @@ def find_inputs(places: Iterable[Path]) -> Inputs:
 
 def _expanded(places: Iterable[Path]) -> Iterator[Path]:
     for place in places:
-        if place == STDIN or as_url(place):
+        url = as_url(place)
+        if place == STDIN:
             yield place
+        elif url:
+            yield from expand_url(url) if glob.has_magic(url) else [place]
         elif place.is_dir():
             found = sorted(path for path in place.rglob("*") if path.name.endswith(ROLLOUT_SUFFIXES) and path.is_file())
             if not found:

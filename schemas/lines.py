@@ -14,8 +14,7 @@ from typing import BinaryIO, NamedTuple
 import msgspec
 
 from schemas.errors import InputError
-from schemas.streams import open_stream
-from schemas.terminal import path_text
+from schemas.streams import open_stream, place_text
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_LINE_BYTES = 256 << 20
@@ -45,7 +44,7 @@ def read_lines(place: Path, advance: Callable[[int], None] = lambda amount: None
     with open_stream(place) as stream:
         for number, content in enumerate(numbered_lines(stream), start=1):
             if content is None:
-                raise InputError(f"{path_text(place)}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB")
+                raise InputError(f"{place_text(place)}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB")
             advance(len(content))
             content = without_margin(content, number)
             if content:

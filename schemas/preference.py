@@ -9,8 +9,9 @@ import msgspec
 
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, InputError
-from schemas.lines import LineError, decode_strict, read_lines
-from schemas.terminal import path_text
+from schemas.lines import LineError
+from schemas.rows import read_rows
+from schemas.terminal import bare_excerpt, path_text
 from schemas.validation import Kind, detect_kind, row_findings
 
 
@@ -50,16 +51,17 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
     first_problem = ""
     num_bad_rows = 0
     kind: Kind | None = None
-    for line in read_lines(path, advance):
+    for number, row in read_rows(path, advance):
         try:
-            row = decode_strict(line.content)
+            if isinstance(row, LineError):
+                raise row
             kind = kind or detect_kind(row)
             if kind is Kind.ROLLOUT:
                 raise InputError(f"{shown}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {shown}")
-            pairs.append(_pair(row, kind, source=f"{shown}:{line.number}"))
+            pairs.append(_pair(row, kind, source=f"{shown}:{number}"))
         except LineError as error:
             num_bad_rows += 1
-            first_problem = first_problem or f"{shown}:{line.number}: {error}"
+            first_problem = first_problem or f"{shown}:{number}: {error}"
     if num_bad_rows:
         raise InputError(
             f"{first_problem}; {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs, "
@@ -86,7 +88,11 @@ def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
     for pointer, got, expected in row_findings(row, kind):
         raise LineError(f"{pointer or '(row)'}: got {got}, expected {expected}")
     assert isinstance(row, dict)
-    return _from_binary(row, source) if kind is Kind.BINARY_PREFERENCE else _from_ranked(row, source)
+    if row.get("tools"):
+        raise LineError("tools are offered, which can't be trained on yet")
+    if kind is Kind.PREFERENCE:
+        return _from_ranked(row, source)
+    return _from_messages(row, source) if kind is Kind.TRL else _from_binary(row, source)
 
 
 def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
@@ -105,17 +111,34 @@ def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
 
 def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
     better, worse = sorted(row["completions"], key=lambda completion: completion["rank"])
-    for completion in (better, worse):
-        roles = [message["role"] for message in completion["completion"]]
-        if roles != ["assistant"]:
-            raise LineError(f"a completion of roles {roles}: only a single assistant message can be trained on yet")
     return PreferencePair(
         prompt=tuple(row["context"]),
-        chosen=tuple(better["completion"]),
-        rejected=tuple(worse["completion"]),
+        chosen=_single_message(better["completion"]),
+        rejected=_single_message(worse["completion"]),
         source=source,
         chosen_reward=better.get("reward"),
         rejected_reward=worse.get("reward"),
         chosen_truncated=better.get("truncated") or False,
         rejected_truncated=worse.get("truncated") or False,
     )
+
+
+def _from_messages(row: dict[str, Any], source: str) -> PreferencePair:
+    return PreferencePair(
+        prompt=tuple(row["prompt"]),
+        chosen=_single_message(row["chosen"]),
+        rejected=_single_message(row["rejected"]),
+        source=source,
+        chosen_reward=row.get("chosen_reward"),
+        rejected_reward=row.get("rejected_reward"),
+        chosen_truncated=row.get("chosen_truncated") or False,
+        rejected_truncated=row.get("rejected_truncated") or False,
+    )
+
+
+def _single_message(completion: list[Message]) -> tuple[Message, ...]:
+    roles = [message["role"] for message in completion]
+    if roles != ["assistant"] or completion[0].get("tool_calls"):
+        shown = bare_excerpt(", ".join(roles))
+        raise LineError(f"a completion of {shown}: only a single assistant message can be trained on yet")
+    return tuple(completion)

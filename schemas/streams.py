@@ -6,10 +6,10 @@ import os
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from schemas.errors import InputError, UsageError
 from schemas.terminal import path_text, printable
@@ -34,22 +34,31 @@ def as_url(place: Path) -> str | None:
     return f"{match['scheme']}:///{rest}" if match["scheme"] == "file" else f"{match['scheme']}://{rest}"
 
 
+def place_text(place: Path) -> str:
+    """Show an input on one line, URLs with both slashes."""
+    url = as_url(place)
+    return path_text(place) if url is None else printable(url)
+
+
+Watch = Callable[[memoryview], object]
+
+
 @contextmanager
-def open_stream(place: Path) -> Iterator[BinaryIO]:
-    """Open an input for reading, decompressed.
+def open_stream(place: Path, watch: Watch | None = None) -> Iterator[BinaryIO]:
+    """Open an input for reading, decompressed; `watch` sees all that is read of it, as it is stored.
 
     Raises:
         InputError: there is no such input, it can't be read, or it is packed in a way that is not known.
         UsageError: it is a URL, and the package that opens those is missing.
     """
     try:
-        with _open_raw(place) as raw, _unpacked(raw, place) as stream:
+        with _open_raw(place) as raw, _unpacked(_watched(raw, watch) if watch else raw, place) as stream:
             yield stream
     except FileNotFoundError:
-        raise InputError(f"{path_text(place)}: no such file") from None
+        raise InputError(f"{place_text(place)}: no such file") from None
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path_text(place)}: can't be read: {printable(str(reason))}") from error
+        raise InputError(f"{place_text(place)}: can't be read: {printable(str(reason))}") from error
 
 
 def is_plain_file(place: Path) -> bool:
@@ -60,8 +69,25 @@ def is_plain_file(place: Path) -> bool:
         with place.open("rb") as stream:
             first = stream.read(MAGIC_BYTES)
     except OSError as error:
-        raise InputError(f"{path_text(place)}: can't be read: {error.strerror or error}") from error
+        raise InputError(f"{place_text(place)}: can't be read: {error.strerror or error}") from error
     return not first.startswith((GZIP_MAGIC, ZIP_MAGIC, *ZSTD_MAGICS))
+
+
+def expand_url(url: str) -> list[Path]:
+    """Give the URLs that a pattern such as s3://bucket/*.jsonl matches, sorted.
+
+    Raises:
+        InputError: none, or they can't be listed.
+        UsageError: the package that opens such URLs is missing.
+    """
+    with _url_errors(url):
+        import fsspec
+
+        system, pattern = fsspec.core.url_to_fs(url)
+        found = sorted(system.glob(pattern))
+        if not found:
+            raise InputError(f"{printable(url)}: no file matches")
+        return [Path(system.unstrip_protocol(path)) for path in found]
 
 
 @contextmanager
@@ -74,24 +100,54 @@ def _open_raw(place: Path) -> Iterator[BinaryIO]:
             yield stream
         return
     if place.is_dir():
-        raise InputError(f"{path_text(place)}: is a directory; name a file in it")
+        raise InputError(f"{place_text(place)}: is a directory; name a file in it")
     with place.open("rb", buffering=READ_BUFFER_BYTES) as stream:
         yield stream
 
 
 @contextmanager
 def _open_url(url: str) -> Iterator[BinaryIO]:
-    try:
+    with _url_errors(url):
         import fsspec
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"{printable(url)}: URLs need the extra remote: pip install 'dpo[remote]' in the clone"
-        ) from error
+
+        opened = fsspec.open(url, "rb")
+    with opened as stream:
+        yield cast(BinaryIO, stream)
+
+
+@contextmanager
+def _url_errors(url: str) -> Iterator[None]:
     try:
-        with fsspec.open(url, "rb") as stream:
-            yield cast(BinaryIO, stream)
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "fsspec":
+            raise UsageError(f"{printable(url)}: can't be opened: {printable(str(error))}") from error
+        raise UsageError(
+            f"{printable(url)}: URLs need the extra remote: pip install '.[remote]' in the clone"
+        ) from error
     except (ImportError, ValueError) as error:  # a protocol that is not known, or whose package is missing
         raise UsageError(f"{printable(url)}: can't be opened: {printable(str(error))}") from error
+
+
+class _Watched(io.RawIOBase):
+    """A reader that shows all that is read."""
+
+    def __init__(self, raw: BinaryIO, watch: Watch) -> None:
+        self._raw = raw
+        self._watch = watch
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._raw.read(len(buffer))
+        buffer[: len(content)] = content
+        self._watch(memoryview(content))
+        return len(content)
+
+
+def _watched(raw: BinaryIO, watch: Watch) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(_Watched(raw, watch), READ_BUFFER_BYTES))
 
 
 @contextmanager
@@ -107,6 +163,6 @@ def _unpacked(raw: BinaryIO, place: Path) -> Iterator[BinaryIO]:
         with pa.CompressedInputStream(pa.PythonFile(buffered), "zstd") as unpacked:
             yield cast(BinaryIO, io.BufferedReader(unpacked, READ_BUFFER_BYTES))
     elif first.startswith(ZIP_MAGIC):
-        raise InputError(f"{path_text(place)}: is a zip archive; unpack it first")
+        raise InputError(f"{place_text(place)}: is a zip archive; unpack it first")
     else:
         yield cast(BinaryIO, buffered)

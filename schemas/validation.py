@@ -14,7 +14,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from schemas.lines import Line, LineError, decode_strict, read_lines
+from schemas.lines import LineError
+from schemas.rows import read_rows
 from schemas.terminal import bare_excerpt, excerpt, path_text
 
 
@@ -24,6 +25,7 @@ class Kind(StrEnum):
     ROLLOUT = "rollout"
     BINARY_PREFERENCE = "binary_preference"
     PREFERENCE = "preference"
+    TRL = "trl"
 
 
 KEYS_OF_KIND = (
@@ -102,15 +104,15 @@ def validate_file(
     shown = path_text(path)
     kept: list[Finding] = []
     rows = invalid_rows = num_findings = 0
-    for line in read_lines(path, advance):
+    for number, value in read_rows(path, advance):
         rows += 1
-        value, problem = _decoded(line)
+        problem = _problem(value)
         kind = kind or detect_kind(value)
         found = [problem] if problem else list(row_findings(value, kind))
         invalid_rows += bool(found)
         num_findings += len(found)
         room = max(0, max_findings - len(kept))
-        kept += [Finding(shown, line.number, *details) for details in found[:room]]
+        kept += [Finding(shown, number, *details) for details in found[:room]]
     if rows == 0:
         num_findings = 1
         kept = [Finding(shown, 0, "", "an empty file", "at least one row")]
@@ -121,7 +123,10 @@ def detect_kind(row: object) -> Kind | None:
     """Tell what a row is from its keys."""
     if not isinstance(row, dict):
         return None
-    return next((kind for keys, kind in KEYS_OF_KIND if keys <= row.keys()), None)
+    kind = next((kind for keys, kind in KEYS_OF_KIND if keys <= row.keys()), None)
+    if kind is Kind.BINARY_PREFERENCE and any(isinstance(row.get(side), list) for side in ("chosen", "rejected")):
+        return Kind.TRL
+    return kind
 
 
 Details = tuple[str, str, str]
@@ -131,7 +136,7 @@ Details = tuple[str, str, str]
 def row_findings(row: object, kind: Kind | None) -> Iterator[Details]:
     """Yield what is wrong with a decoded row."""
     if kind is None:
-        yield "", _shape(row), "a rollout, a BinaryPreference row or a Preference row"
+        yield "", _shape(row), "a rollout, a BinaryPreference row, a Preference row or a row for TRL"
         return
     is_valid = True
     for error in validator_of(kind).iter_errors(row):
@@ -150,11 +155,10 @@ def _rank_findings(row: Any) -> Iterator[Details]:
         yield "/completions", got, "distinct ranks: the lower one is preferred"
 
 
-def _decoded(line: Line) -> tuple[object, Details | None]:
-    try:
-        return decode_strict(line.content), None
-    except LineError as error:
-        return None, ("", f"no valid JSON ({error})", "one JSON object on the line")
+def _problem(value: object) -> Details | None:
+    if isinstance(value, LineError):
+        return "", f"no valid JSON ({value})", "one JSON object on the line"
+    return None
 
 
 def _pointer_part(part: str | int) -> str:
