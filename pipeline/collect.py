@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.attrition import Attrition, Reason
 from pipeline.compose import ComposeTask, Names, compose
-from pipeline.intake import NOT_SHOWN, Intake, Machinery, Missing, intake
+from pipeline.intake import Intake, Machinery, Missing, intake
 from pipeline.manifest import manifest_path, write_manifest
 from pipeline.output import Written, open_output, path_of_part, refuse_suffix
 from pipeline.rejects import refuse_unrepeatable, write_rejects
@@ -23,7 +23,7 @@ from pipeline.sources import Inputs, find_inputs
 from schemas.atomic import refuse_unwritable
 from schemas.errors import UsageError
 from schemas.streams import place_text
-from schemas.terminal import Advance, path_text
+from schemas.terminal import path_text, progress
 
 if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
     import polars as pl
@@ -61,7 +61,6 @@ def collect_pairs(
     machinery: Machinery | None = None,
     *,
     rejects: Path | None = None,
-    advance: Advance = NOT_SHOWN,
 ) -> Collection:
     """Read rollouts, pair them, and write the pairs; without an output, only give the account.
 
@@ -77,7 +76,7 @@ def collect_pairs(
         machinery = Machinery(machinery.num_workers, machinery.chunk_bytes, _folder_of(output))
     writes = output is not None
     with intake(
-        inputs, settings, machinery, keep_texts=writes, keep_rejects=bool(rejects), hash_inputs=writes, advance=advance
+        inputs, settings, machinery, keep_texts=writes, keep_rejects=bool(rejects), hash_inputs=writes
     ) as taken:
         return _pair_and_write(inputs, taken, output, settings, rejects)
 
@@ -181,11 +180,14 @@ def _write(
     names = Names(rollouts.spools, rollouts.agents, [place_text(source.path) for source in inputs.sources])
     outputs = [Written(path, len(pairs)) for path, pairs in files.items()]
     num_slots = taken.workers.tasks_ahead + 1
+    total = sum(out.num_pairs for out in outputs)
     with ExitStack() as stack:
+        advance = stack.enter_context(progress("writing", total=total, unit="pairs"))
         for out in outputs:
             write = stack.enter_context(open_output(out.path, settings.format, out))
             for composed in taken.workers.run(compose, _compose_tasks(files[out.path], rollouts, names, num_slots)):
                 write(_content(taken.scratch / composed.name, composed.num_bytes))
+                advance(composed.num_rows)
     return outputs
 
 

@@ -178,18 +178,15 @@ def collect_pairs_command(
     )
     from pipeline.collect import collect_pairs
     from pipeline.intake import Machinery
-    from schemas.terminal import progress
 
     signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
-    with progress("reading", total=_total_bytes(rollouts), unit="bytes") as advance:
-        collection = collect_pairs(
-            rollouts,
-            None if dry_run else output,
-            settings,
-            Machinery(num_workers, scratch_parent=scratch),
-            rejects=None if dry_run else rejects,
-            advance=advance,
-        )
+    collection = collect_pairs(
+        rollouts,
+        None if dry_run else output,
+        settings,
+        Machinery(num_workers, scratch_parent=scratch),
+        rejects=None if dry_run else rejects,
+    )
     from pipeline.show import show_collection, show_outputs, why_no_pairs
 
     if as_json:
@@ -233,21 +230,12 @@ def inspect_command(
     )
     from pipeline.inspection import inspect_rollouts
     from pipeline.intake import Machinery
-    from schemas.terminal import progress
 
     signal.siginterrupt(signal.SIGINT, True)  # as above
-    with progress("reading", total=_total_bytes(rollouts), unit="bytes") as advance:
-        inspection = inspect_rollouts(rollouts, settings, Machinery(num_workers), advance=advance)
+    inspection = inspect_rollouts(rollouts, settings, Machinery(num_workers))
     if as_json:
         typer.echo(json.dumps(inspection.as_dict()))
         return
     from pipeline.show import show_inspection
 
     show_inspection(inspection)
-
-
-def _total_bytes(places: list[Path]) -> int | None:
-    """Add up what is to be read, as far as it can be told in advance."""
-    if not all(place.is_file() for place in places):
-        return None
-    return sum(place.stat().st_size for place in places)

@@ -44,6 +44,7 @@ class Composed(NamedTuple):
 
     name: str
     num_bytes: int
+    num_rows: int
 
 
 def compose(scanner: Scanner, task: ComposeTask) -> Composed:
@@ -55,7 +56,7 @@ def compose(scanner: Scanner, task: ComposeTask) -> Composed:
     ]
     rows.close()
     name = f"part-{task.slot}"
-    return Composed(name, _overwrite(os.fsencode(scanner.scratch / name), lines))
+    return Composed(name, _overwrite(os.fsencode(scanner.scratch / name), lines), len(lines))
 
 
 class _Rows:

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.attrition import Reason, named
-from pipeline.intake import NOT_SHOWN, Intake, Machinery, Missing, intake
+from pipeline.intake import Intake, Machinery, Missing, intake
 from pipeline.settings import Margin, Settings, Strategy
 from pipeline.sources import Inputs, find_inputs
 from schemas.errors import DpoError
 from schemas.streams import place_text
-from schemas.terminal import Advance
+from schemas.terminal import counted, progress
 
 if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
     import polars as pl
@@ -93,9 +93,7 @@ class Inspection:
         }
 
 
-def inspect_rollouts(
-    places: Sequence[Path], settings: Settings, machinery: Machinery | None = None, *, advance: Advance = NOT_SHOWN
-) -> Inspection:
+def inspect_rollouts(places: Sequence[Path], settings: Settings, machinery: Machinery | None = None) -> Inspection:
     """Read rollouts and describe them.
 
     Raises:
@@ -104,12 +102,10 @@ def inspect_rollouts(
     """
     inputs = find_inputs(places)
     if not inputs.sources:
-        raise DpoError(
-            "none of the files holds rollouts: "
-            + "; ".join(f"{place_text(path)}: {kind}" for path, kind in inputs.left_out)
-        )
+        told = "; ".join(f"{place_text(path)}: {kind}" for path, kind in inputs.left_out)
+        raise DpoError(f"none of the files holds rollouts: {told}")
     reading = replace(settings, allow_truncated_rejected=True)  # so that they can be described; no pair is made of them
-    with intake(inputs, reading, machinery or Machinery(), keep_texts=False, advance=advance) as taken:
+    with intake(inputs, reading, machinery or Machinery(), keep_texts=False) as taken:
         return _inspected(inputs, taken, settings)
 
 
@@ -229,11 +225,13 @@ def _pair_counts(frame: "pl.DataFrame", settings: Settings) -> dict[str, dict[st
     from pipeline.pairing import pair_rollouts
 
     counts: dict[str, dict[str, int]] = {}
-    for strategy in COUNTED_STRATEGIES:
-        counts[strategy.value] = {}
-        for margin in MARGINS:
-            trial = replace(settings, strategy=strategy, min_margin=Margin(margin), num_pairs=None)
-            counts[strategy.value][f"{margin:g}"] = len(pair_rollouts(frame, trial).pairs)
+    with progress("counting pairs", total=len(COUNTED_STRATEGIES) * len(MARGINS), unit="trials") as advance:
+        for strategy in COUNTED_STRATEGIES:
+            counts[strategy.value] = {}
+            for margin in MARGINS:
+                trial = replace(settings, strategy=strategy, min_margin=Margin(margin), num_pairs=None)
+                counts[strategy.value][f"{margin:g}"] = len(pair_rollouts(frame, trial).pairs)
+                advance(1)
     return counts
 
 
@@ -248,11 +246,13 @@ def _advice(tasks: "pl.DataFrame", agents: Sequence[str | None]) -> list[str]:
     repeats = 8 if rollouts < 4 else 2 * rollouts
     agent_number = tasks["agent"].mode().sort()[0]
     agent = agents[agent_number] or "AGENT"
-    advice = [f"only {share:.0%} of the tasks have rewards that differ, and only those give pairs"]
+    advice = [
+        f"only {tasks['varies'].sum():,} of {counted(len(tasks), 'task')} have rewards that differ: only those give pairs"
+    ]
     solved = tasks.filter(tasks["passes"] == tasks["len"]).height / len(tasks)
     unsolved = tasks.filter(tasks["passes"] == 0).height / len(tasks)
     if rollouts < 4:
-        advice.append(f"with {rollouts} rollouts of a task few can differ; collect more of each")
+        advice.append(f"with {counted(rollouts, 'rollout')} of a task few can differ; collect more of each")
     if solved > 0.5:
         advice.append("most tasks are always solved: take harder ones, or a higher temperature")
     if unsolved > 0.5:

@@ -19,9 +19,7 @@ from pipeline.settings import Settings
 from pipeline.sources import Inputs, Source
 from pipeline.workers import Workers, default_num_processes
 from schemas.errors import DpoError
-from schemas.terminal import Advance, path_text
-
-NOT_SHOWN: Advance = lambda amount, rows=0: None  # noqa: E731 (a value of the protocol)
+from schemas.terminal import path_text, progress
 
 
 class Missing(NamedTuple):
@@ -61,7 +59,6 @@ def intake(
     keep_texts: bool,
     keep_rejects: bool = False,
     hash_inputs: bool = False,
-    advance: Advance = NOT_SHOWN,
 ) -> Iterator[Intake]:
     """Read all inputs.
 
@@ -82,11 +79,15 @@ def intake(
             files = [source for source in inputs.sources if hash_inputs and source.is_plain]
             hashed = {source.number: workers.start(sha256_of, source.path) for source in files}
             watched = {source.number: hashlib.sha256() for source in inputs.sources if not source.is_plain}
-            for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables, watched)):
-                gathered.add(scanned, inputs.sources[scanned.source])
-                if scanned.source in seen:
-                    seen[scanned.source].extend(scanned.keys)
-                advance(scanned.num_bytes, scanned.num_rows)
+            total = size if all(source.is_plain for source in inputs.sources) else None
+            with progress(
+                "reading", total=total, unit="bytes"
+            ) as advance:  # starts a thread, so not before the processes
+                for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables, watched)):
+                    gathered.add(scanned, inputs.sources[scanned.source])
+                    if scanned.source in seen:
+                        seen[scanned.source].extend(scanned.keys)
+                    advance(scanned.num_bytes, scanned.num_rows)
             digests = {number: digest() for number, digest in hashed.items()}
             digests |= {number: digest.hexdigest() for number, digest in watched.items()}
             missing = [

@@ -15,6 +15,7 @@ from pipeline.sources import Inputs
 from schemas.streams import place_text
 from schemas.terminal import counted, path_text, printable, stderr_console
 
+MAX_NAMES = 3  # of files that are left out for one reason
 BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -96,8 +97,12 @@ def show_inspection(inspection: Inspection) -> None:
 
 
 def _show_inputs(inputs: Inputs, missing: Iterable[Missing], console: Console) -> None:
+    by_kind: dict[str, list[str]] = {}
     for path, kind in inputs.left_out:
-        console.print(f"left out {place_text(path)}: {kind}, no rollouts", soft_wrap=True)
+        by_kind.setdefault(kind, []).append(place_text(path))
+    for kind, names in by_kind.items():
+        rest = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+        console.print(f"left out, no rollouts but {kind}: {', '.join(names[:MAX_NAMES])}{rest}", soft_wrap=True)
     for path, expected, absent in missing:
         if absent:
             console.print(
@@ -139,11 +144,12 @@ def _show_environment(environment: Environment, console: Console) -> None:
         for level in environment.length_by_reward
     )
     console.print(f"  median characters by reward: {levels}", soft_wrap=True)
-    console.print(
-        f"  cut by a limit {environment.truncated_share:.1%}; "
-        f"{counted(environment.failed_rows, 'row')} failed, masked, unverified or empty",
-        soft_wrap=True,
-    )
+    if environment.truncated_share or environment.failed_rows:
+        console.print(
+            f"  cut by a limit {environment.truncated_share:.1%}; "
+            f"{counted(environment.failed_rows, 'row')} failed, masked, unverified or empty",
+            soft_wrap=True,
+        )
 
 
 def _pairs_table(inspection: Inspection) -> Table:
