@@ -246,9 +246,8 @@ def _advice(tasks: "pl.DataFrame", agents: Sequence[str | None]) -> list[str]:
     repeats = 8 if rollouts < 4 else 2 * rollouts
     agent_number = tasks["agent"].mode().sort()[0]
     agent = agents[agent_number] or "AGENT"
-    advice = [
-        f"only {tasks['varies'].sum():,} of {counted(len(tasks), 'task')} have rewards that differ: only those give pairs"
-    ]
+    varied = f"{tasks['varies'].sum():,} of {counted(len(tasks), 'task')}"
+    advice = [f"only {varied} have rewards that differ, and only those give pairs"]
     solved = tasks.filter(tasks["passes"] == tasks["len"]).height / len(tasks)
     unsolved = tasks.filter(tasks["passes"] == 0).height / len(tasks)
     if rollouts < 4:

@@ -140,5 +140,5 @@ def _single_message(completion: list[Message]) -> tuple[Message, ...]:
     roles = [message["role"] for message in completion]
     if roles != ["assistant"] or completion[0].get("tool_calls"):
         shown = bare_excerpt(", ".join(roles))
-        raise LineError(f"a completion of {shown}: only a single assistant message can be trained on yet")
+        raise LineError(f"a completion of roles {shown}: only a single assistant message can be trained on yet")
     return tuple(completion)

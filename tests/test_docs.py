@@ -7,10 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import BaseModel
 
 import cli
 from pipeline.attrition import MEANING, Reason
+from pipeline.settings import Strategy
 from schemas.validation import Kind, row_findings
 from trainer.config import TrainConfig
 
@@ -57,13 +59,14 @@ def test_the_tree_is_that_of_the_disk() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     names = [command.name for command in cli.app.registered_commands]
-    assert names == ["collect-pairs", "validate", "train"]
+    assert names == ["collect-pairs", "inspect", "validate", "train"]
     for name in names:
         assert f"dpo {name}" in README
 
 
 def test_every_reason_is_documented() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", COLLECTING, flags=re.MULTILINE)
+    table = COLLECTING.split("## Why a row is in no pair", 1)[1]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, flags=re.MULTILINE)
     assert dict(rows) == {reason.value: MEANING[reason] for reason in Reason}
 
 
@@ -82,9 +85,18 @@ def test_every_option_is_documented_with_default_and_meaning() -> None:
 
 
 def test_the_sample_row_of_the_docs_is_valid() -> None:
-    block = re.search(r"```json\n(.*?)```", COLLECTING, flags=re.DOTALL)
-    assert block
-    assert list(row_findings(json.loads(block[1]), Kind.BINARY_PREFERENCE)) == []
+    blocks = re.findall(r"```json\n(.*?)```", COLLECTING, flags=re.DOTALL)
+    for block, kind in zip(blocks, (Kind.BINARY_PREFERENCE, Kind.PREFERENCE), strict=True):
+        assert list(row_findings(json.loads(block), kind)) == []
+
+
+def test_every_strategy_and_option_of_collecting_is_documented() -> None:
+    documented = re.findall(r"^\| `([\w-]+)` \| [^|]+ \|$", COLLECTING, flags=re.MULTILINE)
+    assert set(Strategy) <= set(documented)
+    command = typer.main.get_command(cli.app).commands["collect-pairs"]  # type: ignore[attr-defined]
+    options = {name for option in command.params for name in option.opts if name.startswith("--")}
+    known = {"--help", "--sources"}
+    assert {name for name in options - known if name not in COLLECTING} == set()
 
 
 @pytest.mark.parametrize(

@@ -79,11 +79,11 @@ def test_the_reward_of_a_completion_goes_with_it(tmp_path, write_jsonl):
             ranked(
                 0, 1, completions=[{"rank": rank, "completion": [*answer("A"), USER, *answer("B")]} for rank in (0, 1)]
             ),
-            "a completion of roles ['assistant', 'user', 'assistant']: only a single assistant message",
+            "a completion of roles assistant, user, assistant: only a single assistant message",
         ),
         (
             ranked(0, 1, completions=[{"rank": rank, "completion": [USER]} for rank in (0, 1)]),
-            "a completion of roles ['user']",
+            "a completion of roles user",
         ),
         (binary(chosen=""), "/chosen: got an empty string, expected a length of at least 1"),
         (binary(prompt=[{"role": "bot", "content": "Q"}]), "/prompt/0/role: got 'bot', expected one of system,"),

@@ -19,7 +19,7 @@ ROLLOUT = {
     "response": {"output": [{"type": "message", "role": "assistant", "content": "A"}]},
     "reward": 1.0,
 }
-KINDS = "a rollout, a BinaryPreference row or a Preference row"
+KINDS = "a rollout, a BinaryPreference row, a Preference row or a row for TRL"
 ROLES = "one of system, developer, user, assistant, tool"
 
 
