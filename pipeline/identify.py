@@ -124,6 +124,12 @@ def task_identity_of_index(index: int) -> bytes:
     return b"index%d" % index
 
 
+def skills_identity(record: Record) -> bytes:
+    """Give what tells runs apart in which the agent was taught different skills: they change what is asked."""
+    skills = value_of(record.skills_ref)
+    return b"" if skills is None else b"skills" + _canonical(skills)
+
+
 def agent_name(record: Record) -> str | None:
     """Name the agent that made the rollout, where the row says it (Gym 0.3.0 on)."""
     name = record.agent_ref.get("name") if isinstance(record.agent_ref, dict) else None

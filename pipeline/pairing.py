@@ -20,7 +20,7 @@ from pipeline.settings import Settings
 from schemas.errors import DpoError
 
 KEPT = ("group", "chosen", "rejected", "margin")
-KEPT_FOR_CAPS = ("chosen_agent", "chosen_sample", "rejected_sample")
+KEPT_FOR_CAP = ("chosen_agent", "chosen_sample", "rejected_sample")
 
 
 @dataclass(frozen=True)
@@ -45,34 +45,37 @@ def pair_rollouts(ranked: pl.DataFrame, settings: Settings) -> Pairing:
     """
     _refuse_giants(ranked)
     deviations = reward_deviations(ranked).lazy() if settings.min_margin.in_deviations else pl.LazyFrame()
-    taken, reasons, left_out = [_no_pairs(ranked)], [_NO_REASONS], Counter[Reason]()
+    kept = KEPT if settings.max_pairs_per_agent is None else (*KEPT, *KEPT_FOR_CAP)
+    taken, furthest, left_out = [_no_pairs(ranked).select(kept)], [_NO_REASONS], Counter[Reason]()
     for slab in slabs(ranked):
         looked_at = candidate_pairs(slab.lazy()).pipe(with_reasons, settings, deviations)
         pairs = looked_at.pipe(select_by_strategy, settings).pipe(cap_by_prompt, settings).collect()
         is_taken = pairs["reason"] == TAKEN
-        taken.append(pairs.filter(is_taken).select(*KEPT, *KEPT_FOR_CAPS))
-        reasons.append(_furthest_reasons(pairs))
+        taken.append(pairs.filter(is_taken).select(kept))
+        furthest.append(_furthest_reasons(pairs))
         left_out += _counted(pairs.filter(~is_taken)["reason"])
     pairs = pl.concat(taken)
     if settings.max_pairs_per_agent is not None:
         num_before = len(pairs)
-        pairs = cap_by_agent(pairs, settings.max_pairs_per_agent, settings.seed)
+        pairs = cap_by_agent(pairs, settings.max_pairs_per_agent, settings.seed).select(KEPT)
         left_out[Reason.OVER_CAP] += num_before - len(pairs)
-    pairs = pairs.select(*KEPT)
-    outcome = _outcome(ranked, pairs, pl.concat(reasons))
-    paired = outcome.filter(pl.col("reason").is_null())
-    messages = outcome.select("place", several=pl.col("flags").cast(pl.Int64) & HAS_SEVERAL_MESSAGES != 0)
-    several = messages.filter("several")["place"].implode()
+    groups = ranked.lazy().group_by("group").agg(alone=pl.len() == 1, varies=_varies()).collect()
+    unpaired = _unpaired(ranked, groups, pairs, pl.concat(furthest))
+    has_several = ranked.select(pl.col("flags").cast(pl.Int64) & HAS_SEVERAL_MESSAGES != 0).to_series()
     return Pairing(
         pairs=pairs,
-        unpaired=outcome.filter(pl.col("reason").is_not_null()).select("row", "reason"),
-        num_groups=outcome["group"].n_unique(),
-        num_varied_groups=outcome.filter("varies")["group"].n_unique(),
-        num_paired_groups=paired["group"].n_unique(),
-        num_paired_rollouts=len(paired),
+        unpaired=unpaired,
+        num_groups=len(groups),
+        num_varied_groups=int(groups["varies"].sum()),
+        num_paired_groups=pairs["group"].n_unique(),
+        num_paired_rollouts=len(ranked) - len(unpaired),
         left_out=+left_out,
-        num_several_messages=int((pairs["chosen"].is_in(several) | pairs["rejected"].is_in(several)).sum()),
+        num_several_messages=int((has_several.gather(pairs["chosen"]) | has_several.gather(pairs["rejected"])).sum()),
     )
+
+
+def _varies() -> pl.Expr:
+    return pl.col("reward").min() != pl.col("reward").max()
 
 
 _NO_REASONS = pl.DataFrame(schema={"place": pl.get_index_type(), "furthest": pl.UInt8})
@@ -91,31 +94,25 @@ def _furthest_reasons(pairs: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(sides).group_by("place").agg(furthest=pl.col("reason").max()).collect()
 
 
-def _outcome(ranked: pl.DataFrame, pairs: pl.DataFrame, furthest: pl.DataFrame) -> pl.DataFrame:
-    """Say of each rollout why it is in no pair; null where it is in one."""
-    in_pairs = pl.concat([pairs.select(place="chosen"), pairs.select(place="rejected")]).unique()
-    names = dict(enumerate([*(reason.value for reason in PAIR_REASONS), Reason.OVER_CAP.value]))  # taken, but capped
+def _unpaired(ranked: pl.DataFrame, groups: pl.DataFrame, pairs: pl.DataFrame, furthest: pl.DataFrame) -> pl.DataFrame:
+    """Name the rollouts that are in no pair, each with its reason."""
+    in_pairs = pl.concat([pairs["chosen"], pairs["rejected"].alias("chosen")]).unique().to_frame("place")
+    codes = {code: reason.value for code, reason in enumerate(PAIR_REASONS)}
+    codes[TAKEN] = Reason.OVER_CAP.value  # taken, but beyond the agent's cap
     return (
         ranked.lazy()
+        .select("row", "group")
         .with_row_index("place")
-        .select(
-            "place",
-            "row",
-            "group",
-            "flags",
-            alone=pl.len().over("group") == 1,
-            varies=pl.col("reward").min().over("group") != pl.col("reward").max().over("group"),
-        )
-        .join(in_pairs.lazy().with_columns(paired=True), on="place", how="left", maintain_order="left")
+        .join(in_pairs.lazy(), on="place", how="anti", maintain_order="left")
         .join(furthest.lazy(), on="place", how="left", maintain_order="left")
-        .with_columns(
-            reason=pl.when("paired")
-            .then(None)
-            .when("alone")
+        .join(groups.lazy(), on="group", how="left", maintain_order="left")
+        .select(
+            "row",
+            reason=pl.when("alone")
             .then(pl.lit(Reason.SINGLE_ROLLOUT.value))
             .when(~pl.col("varies"))
             .then(pl.lit(Reason.EQUAL_REWARDS.value))
-            .otherwise(pl.col("furthest").replace_strict(names, return_dtype=pl.String))
+            .otherwise(pl.col("furthest").replace_strict(codes, return_dtype=pl.String)),
         )
         .collect()
     )

@@ -61,6 +61,7 @@ class PlainRecord(Struct):
     agent_ref: PlainAgent | None = None
     task: None = field(name="_ng_task_id", default=None)
     failure_class: None = field(name="_ng_failure_class", default=None)
+    skills_ref: None = None
     mask_sample: bool | None = None
     instance_config: None = None
     verification_skipped: bool | None = None

@@ -82,6 +82,7 @@ class Record(Struct):
     task_index: Any = field(name="_ng_task_index", default=None)
     rollout_index: Any = field(name="_ng_rollout_index", default=None)
     failure_class: Any = field(name="_ng_failure_class", default=None)
+    skills_ref: Raw = ABSENT  # what the agent was taught for the run
     mask_sample: Any = None
     instance_config: Maskable | list[Any] | Scalar = None
     verification_skipped: Any = None

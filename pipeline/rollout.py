@@ -8,7 +8,7 @@ import msgspec
 
 from pipeline.attrition import Reason, RowDropped
 from pipeline.convert import Turn, response_turns
-from pipeline.identify import Question, agent_name, group_key, response_number, task_identity
+from pipeline.identify import Question, agent_name, group_key, response_number, skills_identity, task_identity
 from pipeline.materialized import rollout_key
 from pipeline.prompts import Prompts
 from pipeline.reasoning import ReasoningPolicy, unfinished_reasoning
@@ -218,7 +218,7 @@ def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer
 def _group(record: Record, question: Question, settings: Settings, stable: bytes | None) -> bytes:
     agent = None if settings.across_agents else agent_name(record)
     task = task_identity(record, stable=stable, across_files=settings.across_files)
-    return group_key(question, agent=agent, task=task)
+    return group_key(question, agent=agent, task=task + skills_identity(record))
 
 
 def _weighted(message: Message) -> Message:

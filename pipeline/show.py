@@ -11,7 +11,7 @@ from pipeline.collect import Collection
 from pipeline.inspection import Environment, Inspection
 from pipeline.intake import Missing
 from pipeline.settings import Format, Settings
-from pipeline.sources import Inputs
+from pipeline.sources import COPY, Inputs
 from schemas.streams import place_text
 from schemas.terminal import counted, path_text, printable, stderr_console
 
@@ -101,8 +101,11 @@ def _show_inputs(inputs: Inputs, missing: Iterable[Missing], console: Console) -
     for path, kind in inputs.left_out:
         by_kind.setdefault(kind, []).append(place_text(path))
     for kind, names in by_kind.items():
-        rest = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-        console.print(f"left out, no rollouts but {kind}: {', '.join(names[:MAX_NAMES])}{rest}", soft_wrap=True)
+        told = kind if kind.startswith(COPY) else f"{kind}, no rollouts"
+        for name in names[:MAX_NAMES]:
+            console.print(f"left out {name}: {told}", soft_wrap=True)
+        if len(names) > MAX_NAMES:
+            console.print(f"left out {counted(len(names) - MAX_NAMES, 'more file')}: {told}", soft_wrap=True)
     for path, expected, absent in missing:
         if absent:
             console.print(

@@ -4,6 +4,7 @@ What NeMo Gym writes beside rollouts shares their glob, and none of it is traini
 rewards of 0.0. Such files are told by their name, or by what their first row holds, and left out with a note.
 """
 
+import filecmp
 import glob
 import os
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ SIDECAR_ENDINGS = {
     ".capture.jsonl": "captured model calls",
     ".manifest.json": "a manifest",
 }
+COPY = "a copy of "
 MAX_FIRST_LINE_BYTES = 64 << 20
 
 
@@ -64,8 +66,11 @@ def find_inputs(places: Iterable[Path]) -> Inputs:
         if place in seen:
             continue
         seen.add(place)
+        if twin := _twin(path, [other for other, _ in kept]):
+            left_out.append((path, COPY + path_text(twin)))
+            continue
         is_plain = is_plain_file(path)
-        if kind := _kind_by_name(path) or ((is_plain or _is_packed_file(path)) and _kind_by_content(path)):
+        if kind := _kind_by_name(path) or ((is_plain or _is_file(path)) and _kind_by_content(path)):
             left_out.append((path, kind))
         else:
             kept.append((path, is_plain))
@@ -135,7 +140,16 @@ def _first_row(path: Path) -> Any:
     return None
 
 
-def _is_packed_file(path: Path) -> bool:
+def _twin(path: Path, others: Iterable[Path]) -> Path | None:
+    """Find a file of the same content that is read already: the same run, given twice."""
+    if not _is_file(path):
+        return None
+    size = path.stat().st_size
+    same_size = (other for other in others if _is_file(other) and other.stat().st_size == size > 0)
+    return next((other for other in same_size if filecmp.cmp(path, other, shallow=False)), None)
+
+
+def _is_file(path: Path) -> bool:
     return path != STDIN and not as_url(path) and path.is_file()
 
 

@@ -5,7 +5,7 @@ say: by group, then falling reward, then content. Its rows are called places. `R
 rollout's text lies, in the order of the input; `row` leads from the one to the other.
 """
 
-from collections.abc import Iterable
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,30 +37,24 @@ class Rollouts:
 def rollouts_of(gathered: Gathered, settings: Settings) -> Rollouts:
     """Build the table; the arrays of `gathered` are given up on the way, so that memory holds each column once."""
     columns = gathered.columns
-    series = {name: pl.Series(name, columns.pop(name), dtype=DTYPES[code]) for name, code in _codes(columns)}
-    frame = pl.DataFrame(series).with_row_index("row")
-    payload = frame.select("source", "spool", *PAYLOAD)
-    frame = frame.drop("source", "spool", *PAYLOAD)
-    if settings.across_files:
-        frame = frame.with_columns(namespace=pl.lit(0, pl.Int32))
+    if settings.across_files or len(gathered.num_lines) == 1:
+        columns["namespace"] = array("i", [0]) * len(columns["namespace"])
+    payload = pl.DataFrame([_series(columns, name) for name in ("source", "spool", *PAYLOAD)])
+    frame = pl.DataFrame([_series(columns, name) for name in list(columns)]).with_row_index("row")
     duplicates = _NO_DUPLICATES
     if settings.duplicate_keys is DuplicateKeys.DROP or frame["sample"].is_duplicated().any():
         duplicates = frame.lazy().pipe(duplicate_reasons, settings.duplicate_keys).collect()
-        frame = frame.join(duplicates, on="row", how="anti")
-    ranked = frame.lazy().pipe(ranked_within_group).collect()
-    return Rollouts(ranked, payload, list(gathered.agents), list(gathered.spools), duplicates)
+        frame = frame.join(duplicates, on="row", how="anti", maintain_order="left")
+    return Rollouts(ranked_within_group(frame), payload, list(gathered.agents), list(gathered.spools), duplicates)
 
 
-def ranked_within_group(rollouts: pl.LazyFrame) -> pl.LazyFrame:
+def ranked_within_group(rollouts: pl.DataFrame) -> pl.DataFrame:
     """Sort by group, falling reward and content; number the groups."""
-    return (
-        rollouts.sort(
-            [*GROUP, "namespace", "reward", "response", "sample", "row"],
-            descending=[False, False, False, True, False, False, False],
-        )
-        .with_columns(group=pl.struct(*GROUP, "namespace").rle_id())
-        .drop("namespace", "rollout")
-    )
+    falling = {"reward"}
+    keys = [*GROUP, "namespace", "reward", "response", "sample", "row"]
+    order = rollouts.select(pl.arg_sort_by(keys, descending=[key in falling for key in keys])).to_series()
+    group = rollouts.select(*GROUP, "namespace")[order].select(pl.struct(pl.all()).rle_id()).to_series()
+    return rollouts.drop("namespace", "rollout")[order].with_columns(group=group)
 
 
 def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyFrame:
@@ -90,10 +84,6 @@ def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyF
     )
 
 
-def example_rows(rows: Iterable[int], payload: pl.DataFrame) -> list[tuple[int, int]]:
-    """Give source and line of some rows."""
-    return payload[list(rows)].select("source", "line").rows()
-
-
-def _codes(columns: dict[str, Any]) -> list[tuple[str, str]]:
-    return [(name, column.typecode) for name, column in columns.items()]
+def _series(columns: dict[str, Any], name: str) -> pl.Series:
+    column = columns.pop(name)
+    return pl.Series(name, column, dtype=DTYPES[column.typecode])
