@@ -72,7 +72,10 @@ def _lines_until(stream: BinaryIO, chunk: Chunk, position: int, max_line_bytes: 
         is_first = False
     if unfinished:
         rest = next(numbered_lines(stream, max(0, max_line_bytes - len(unfinished))), b"")
-        yield None if rest is None else without_margin(unfinished + rest, 1 if is_first else 2)
+        if rest is None or len(unfinished) + len(rest) > max_line_bytes:
+            yield None
+        else:
+            yield without_margin(unfinished + rest, 1 if is_first else 2)
 
 
 def _blocks(source: Source, *, chunk_bytes: int, max_line_bytes: int, watch: Watch | None) -> Iterator[Chunk]:

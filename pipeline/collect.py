@@ -18,7 +18,7 @@ from pipeline.intake import Intake, Machinery, Missing, intake
 from pipeline.manifest import manifest_path, write_manifest
 from pipeline.output import Written, open_output, path_of_part, refuse_suffix
 from pipeline.rejects import refuse_unrepeatable, write_rejects
-from pipeline.settings import Settings
+from pipeline.settings import Part, Settings
 from pipeline.sources import Inputs, find_inputs
 from schemas.atomic import refuse_unwritable
 from schemas.errors import UsageError
@@ -223,16 +223,33 @@ def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, s
     """Tell before the work that its result has no place."""
     if rejects is not None:
         refuse_unrepeatable(inputs.sources)
+        if rejects.suffix.lower() in {".gz", ".zst", ".parquet"}:
+            raise UsageError(f"{path_text(rejects)}: rejects are written as plain JSONL; name a .jsonl file")
     if output is not None:
         refuse_suffix(output)
-    wanted = [path for path in (output, rejects) if path is not None]
+    wanted = _planned_files(output, settings) + ([] if rejects is None else [rejects])
     for path in wanted:
         for source in inputs.sources:
             if path.is_file() and source.path.exists() and path.samefile(source.path):
                 raise UsageError(f"{place_text(path)}: is an input too; name another file")
         refuse_unwritable(path)
-    if len(wanted) == 2 and os.path.realpath(wanted[0]) == os.path.realpath(wanted[1]):
-        raise UsageError(f"{path_text(wanted[0])}: named for the pairs and for --rejects; name two files")
+    if len({os.path.realpath(path) for path in wanted}) < len(wanted):
+        raise UsageError(
+            f"{path_text(wanted[-1])}: named for --rejects and for pairs or their manifest; name two files"
+        )
+
+
+def _planned_files(output: Path | None, settings: Settings) -> list[Path]:
+    """Name all files that a collection may write beside its rejects."""
+    if output is None:
+        return []
+    fractions = {Part.VALIDATION: settings.validation_fraction, Part.TEST: settings.test_fraction}
+    parts = [part for part, fraction in fractions.items() if fraction]
+    if _is_special(output):
+        if parts:
+            raise UsageError(f"{path_text(output)}: is no file, so a split has no place beside it; name a file with -o")
+        return [output]
+    return [output, *(path_of_part(output, part) for part in parts), manifest_path(output)]
 
 
 def _folder_of(output: Path) -> Path | None:

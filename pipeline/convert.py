@@ -6,6 +6,7 @@ people's turns lie between. What can't be said in chat messages is refused by a 
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -118,8 +119,13 @@ def _turns(items: list[Any], unsupported: Reason, *, keep_reasoning: bool) -> It
 def _assistant_turn(
     texts: list[str], thoughts: list[str], calls: list[dict[str, Any]], *, keep_reasoning: bool
 ) -> Turn:
-    text = texts[0] if len(texts) == 1 else "".join(texts)
-    reasoning, answer = split_reasoning(text, separate="\n".join(filter(None, thoughts)))
+    separate = "\n".join(filter(None, thoughts))
+    if len(texts) == 1:
+        reasoning, answer = split_reasoning(texts[0], separate=separate)
+    else:
+        parts = [split_reasoning(text, separate="" if place else separate) for place, text in enumerate(texts or [""])]
+        reasoning = "\n".join(filter(None, (each for each, _ in parts)))
+        answer = "".join(each for _, each in parts)
     message = Message(role="assistant", content=join_reasoning(reasoning, answer) if keep_reasoning else answer)
     if calls:
         message["tool_calls"] = calls
@@ -157,12 +163,19 @@ def _arguments(arguments: object) -> object:
     """Read the arguments, which the Responses API has as JSON in a string; malformed ones stay as they were sampled."""
     if isinstance(arguments, str):
         try:
-            decoded = json.loads(arguments)
+            decoded = json.loads(arguments, parse_float=_finite, parse_constant=_finite)
             msgspec.json.encode(decoded)  # NaN, huge numbers and half characters can't be written
         except (ValueError, OverflowError, RecursionError):
             return arguments
         return decoded if isinstance(decoded, dict) else arguments
     return arguments if arguments is not None else {}
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):  # it would be written as null
+        raise ValueError(digits)
+    return number
 
 
 def _inline_calls(calls: object, unsupported: Reason) -> Iterator[dict[str, Any]]:

@@ -48,7 +48,7 @@ One too many here costs pairs, which is seen; one too few pairs answers to diffe
 """
 
 DIGEST_BYTES = 16
-WHITE_SPACE = b" \t\n\r\f\v"
+TO_SPACES = bytes.maketrans(b"\t\n\r\f\v", b"     ")
 NUMBER_BYTES = 8
 
 # what is written keeps its order, since a chat template shows tools in theirs; what is only compared is sorted
@@ -112,11 +112,15 @@ def task_identity(record: Record, *, stable: bytes | None, across_files: bool) -
     if stable is not None:
         return b"stable" + stable
     index, task = record.task_index, value_of(record.task)
-    if not across_files and (index is not None or task is not None):
-        is_simple = type(index) is int and task is None
-        return task_identity_of_index(index) if is_simple else b"index" + _canonical([index, task])
-    truth = [value_of(getattr(record, key)) for key in TRUTH_KEYS]
-    return b"truth" + _canonical(truth) if any(value is not None for value in truth) else b""
+    has_index = index is not None or task is not None
+    if across_files or not has_index:
+        truth = [value_of(getattr(record, key)) for key in TRUTH_KEYS]
+        if any(value is not None for value in truth):
+            return b"truth" + _canonical(truth)
+    if not has_index:
+        return b""
+    is_simple = type(index) is int and task is None
+    return task_identity_of_index(index) if is_simple else b"index" + _canonical([index, task])
 
 
 def task_identity_of_index(index: int) -> bytes:
@@ -149,12 +153,16 @@ def number_of(content: bytes) -> int:
 
 
 def response_number(text: str) -> int:
-    """Number a response so that those are equal which differ in white space or Unicode's forms of a character only."""
-    letters = _folded(text).translate(None, WHITE_SPACE)
+    """Number a response so that those are equal which differ in white space or Unicode's forms of a character only.
+
+    A run of white space is one space, as in "1 2", which is not "12".
+    """
+    letters = _encoded(text).translate(TO_SPACES)
+    letters = b" ".join(letters.split()) if b"  " in letters else letters.strip()
     return crc32(letters) << 31 | len(letters) % (1 << 31)
 
 
-def _folded(text: str) -> bytes:
+def _encoded(text: str) -> bytes:
     """Encode a text so that NFC's equal ones are equal; characters below 256 are in that form already."""
     try:
         return text.encode("latin-1")
@@ -169,7 +177,8 @@ def _folded(text: str) -> bytes:
 def _plain_words(messages: list[Message]) -> str:
     """Fold what is no difference between two prompts of a split: case, punctuation and white space too."""
     text = "\n".join(message["content"] for message in messages)
-    return _NOT_A_WORD.sub(" ", text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().strip()
+    folded = _NOT_A_WORD.sub(" ", text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().strip()
+    return folded or text  # a prompt of signs alone
 
 
 def _asked_besides(params: Params) -> list[object]:

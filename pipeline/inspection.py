@@ -1,5 +1,6 @@
 """`dpo inspect`: what a collection of rollouts is good for, before anything is paired."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -257,7 +258,7 @@ def _advice(tasks: "pl.DataFrame", agents: Sequence[str | None]) -> list[str]:
     if unsolved > 0.5:
         advice.append("most tasks are never solved: take easier ones, a better policy, or more rollouts of each")
     advice.append(
-        f"gym eval run --no-serve --agent {agent} --input TASKS.jsonl --output rollouts.jsonl "
+        f"gym eval run --no-serve --agent {shlex.quote(agent)} --input TASKS.jsonl --output rollouts.jsonl "
         f"--num-repeats {repeats} --temperature 1.0"
     )
     return advice

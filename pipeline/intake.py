@@ -1,8 +1,10 @@
 """Reading rollouts with a number of processes: what `collect-pairs` and `inspect` begin with."""
 
+import contextlib
 import hashlib
 import importlib
 import shutil
+import signal
 import tempfile
 import threading
 from array import array
@@ -70,9 +72,11 @@ def intake(
     num_workers = machinery.num_workers or default_num_processes(size, bytes_each=machinery.chunk_bytes)
     with scratch_folder(machinery.scratch_parent) as scratch:
         workers = Workers(num_workers, Scanner, settings, scratch, keep_texts, keep_rejects)
+        loading = threading.Thread(target=_load_pairing)
         try:
             if num_workers > 1:  # Polars takes a moment to start; the first chunks hide it
-                threading.Thread(target=importlib.import_module, args=("pipeline.pairing",)).start()
+                with contextlib.suppress(RuntimeError):  # no thread to be had: it is loaded when it is needed
+                    loading.start()
             tables, expected = _read_beside(inputs.sources, workers)
             gathered = Gathered()
             seen: dict[int, array[int]] = {number: array("q") for number in tables}
@@ -93,11 +97,19 @@ def intake(
             missing = [
                 Missing(inputs.sources[number].path, len(keys), len(keys - set(seen[number])))
                 for number, keys in expected.items()
-                if seen[number]  # rows without indices don't tell which they are
+                if seen[number] or not gathered.num_lines[number]  # rows without indices don't tell which they are
             ]
             yield Intake(gathered, missing, digests, workers, scratch)
         finally:
             workers.stop()
+            if loading.ident is not None:  # Python must not end in the middle of an import
+                loading.join()
+
+
+def _load_pairing() -> None:
+    with contextlib.suppress(Exception):  # it is imported again where it is needed, and says there what is wrong
+        importlib.import_module("pipeline.pairing")
+    signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
 
 
 @contextmanager
@@ -116,6 +128,8 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # rmtree needs a file handle, and there may be none left
+            folder.rmdir()
 
 
 def _read_beside(sources: Sequence[Source], workers: Workers) -> tuple[dict[int, str], dict[int, set[int]]]:

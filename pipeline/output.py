@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,10 +36,8 @@ def path_of_part(output: Path, part: Part) -> Path:
     if part is Part.TRAIN:
         return output
     stem, dot, suffixes = output.name.partition(".")
-    if Part.TRAIN in stem:
-        before, _, after = stem.rpartition(Part.TRAIN)
-        return output.with_name(f"{before}{part}{after}{dot}{suffixes}")
-    return output.with_name(f"{stem}_{part}{dot}{suffixes}")
+    renamed = re.sub(r"(?<![A-Za-z])train(?![A-Za-z])", part, stem)
+    return output.with_name((renamed if renamed != stem else f"{stem}_{part}") + dot + suffixes)
 
 
 def refuse_suffix(output: Path) -> None:

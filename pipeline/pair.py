@@ -5,11 +5,13 @@ against the pair, as a position in PAIR_REASONS, or TAKEN.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 
 import polars as pl
 
 from pipeline.attrition import PAIR_REASONS, Reason
+from pipeline.reasoning import ReasoningPolicy
 from pipeline.scan import HAS_REASONING, IS_TRUNCATED
 from pipeline.settings import Settings
 
@@ -58,7 +60,7 @@ def candidate_pairs(slab: pl.LazyFrame) -> pl.LazyFrame:
         )
         .explode("rejected", empty_as_null=False)
         .join(behind, on="rejected", maintain_order="left")
-        .with_columns(margin=pl.col("chosen_reward") - pl.col("rejected_reward"))
+        .with_columns(margin=(pl.col("chosen_reward") - pl.col("rejected_reward")).clip(upper_bound=sys.float_info.max))
         .filter(pl.col("margin") > 0)
     )
 
@@ -70,7 +72,7 @@ def with_reasons(pairs: pl.LazyFrame, settings: Settings, deviations: pl.LazyFra
         Reason.REWARD_BOUNDS: _is_out_of_bounds(settings),
         Reason.EQUAL_RESPONSES: pl.col("chosen_response") == pl.col("rejected_response"),
         Reason.CHOSEN_TRUNCATED: _has("chosen", IS_TRUNCATED),
-        Reason.REASONING_DIFFERS: _has("chosen", HAS_REASONING) != _has("rejected", HAS_REASONING),
+        Reason.REASONING_DIFFERS: _differs_in_reasoning(settings),
         Reason.LENGTH_RATIO: _is_too_long_apart(settings),
     }
     reason = pl.lit(TAKEN)
@@ -115,6 +117,12 @@ def _is_out_of_bounds(settings: Settings) -> pl.Expr:
     if settings.max_rejected_reward is not None:
         too_high = pl.col("rejected_reward") > settings.max_rejected_reward
     return too_low | too_high
+
+
+def _differs_in_reasoning(settings: Settings) -> pl.Expr:
+    if settings.reasoning is ReasoningPolicy.STRIP:  # then it is on neither side
+        return pl.lit(False)
+    return _has("chosen", HAS_REASONING) != _has("rejected", HAS_REASONING)
 
 
 def _is_too_long_apart(settings: Settings) -> pl.Expr:

@@ -103,7 +103,7 @@ def plain_rollout(content: bytes, settings: Settings, prompts: Prompts) -> Rollo
     group = asked.keys.get((agent, index))
     if group is None:
         group = asked.keys[agent, index] = group_key(question, agent=agent, task=task_identity_of_index(index))
-    named = own_name(record.rollout_index, response.id)
+    named = own_name(record, response.id)
     quoted = _encode(text)
     written = quoted if settings.format is Format.BINARY else b'[{"role":"assistant","content":%b}]' % quoted
     return Rollout(
@@ -114,7 +114,7 @@ def plain_rollout(content: bytes, settings: Settings, prompts: Prompts) -> Rollo
         reward + 0.0,
         name,
         response_number(text),
-        sample_number(named, written, is_truncated=False),
+        sample_number(named + question.digest, written, is_truncated=False),
         named != b"",
         len(text),
         1,

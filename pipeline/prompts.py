@@ -7,7 +7,7 @@ import msgspec
 from pipeline.attrition import Reason, RowDropped
 from pipeline.convert import Turn, asks_twice, chat_tools, prompt_turns
 from pipeline.identify import Question, question_of
-from pipeline.record import ABSENT, Params, decode_params
+from pipeline.record import ABSENT, Params, decode_params, value_of
 from schemas.preference import Message
 
 REMEMBERED_BYTES = 2 << 20
@@ -75,7 +75,8 @@ class Prompts:
             not lifted or lifted == asked.messages
         ):  # the trajectory may repeat the prompt
             return asked.question, answer
-        prompt = [*asked.messages, *lifted]
+        repeats = lifted[: len(asked.messages)] == asked.messages  # an agent that was given the system message
+        prompt = lifted if repeats else [*asked.messages, *lifted]
         if not says_something(prompt):
             metadata = asked.params.metadata
             statement = metadata.get("problem_statement") if isinstance(metadata, dict) else None
@@ -88,11 +89,11 @@ class Prompts:
         return question, answer
 
     def _convert(self, content: bytes, injected: bytes) -> Asked | RowDropped:
-        params = decode_params(content)
-        if params is None:
-            return RowDropped(Reason.NOT_A_ROLLOUT, "responses_create_params is no object")
         try:
-            tools = chat_tools(params.tools or (msgspec.json.decode(injected) if injected else None))
+            params = decode_params(content)
+            if params is None:
+                return RowDropped(Reason.NOT_A_ROLLOUT, "responses_create_params is no object")
+            tools = chat_tools(params.tools or (value_of(msgspec.Raw(injected)) if injected else None))
             messages = [turn.message for turn in prompt_turns(params, keep_reasoning=self.keep_reasoning)]
             question = None
             if says_something(messages):
@@ -114,4 +115,4 @@ class Prompts:
 
 def says_something(prompt: list[Message]) -> bool:
     """Tell whether a prompt asks anything: a system message alone does not."""
-    return any(message["content"].strip() for message in prompt if message["role"] != "system")
+    return any(message["content"].strip() for message in prompt if message["role"] not in {"system", "developer"})

@@ -6,6 +6,7 @@ code that uses it looks. Token ids, log-probs and verifiers' own keys, often mos
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import UNSET, Raw, Struct, field
 
 from pipeline.attrition import Reason, RowDropped
 
+MAX_DIGITS = 300
 ABSENT = Raw(b"")
 """The value of a raw field that the row has not."""
 
@@ -132,15 +134,20 @@ def decode_record(content: bytes) -> Record:
     except RecursionError:
         raise RowDropped(Reason.NOT_JSON, "JSON nested too deep") from None
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        return _records.decode(_mended(content, error))
+        return _records.decode(_mended(content, error, FIELDS))
 
 
 def decode_params(params: bytes) -> Params | None:
     """Decode `responses_create_params`; None where it is no object."""
     try:
         return _params.decode(params)
-    except msgspec.ValidationError:
-        return None
+    except RecursionError:
+        raise RowDropped(Reason.NOT_JSON, "JSON nested too deep") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        try:
+            return _params.decode(_mended(params, error, Params.__struct_fields__))
+        except msgspec.ValidationError:
+            return None
 
 
 def decode_items(items: list[Any]) -> list[Any]:
@@ -158,12 +165,12 @@ def value_of(raw: Raw) -> Any:
     if raw is ABSENT:
         return None
     try:
-        return json.loads(bytes(raw))
+        return json.loads(bytes(raw), parse_int=_integer)
     except (ValueError, RecursionError) as error:
         raise RowDropped(Reason.NOT_JSON, str(error)) from None
 
 
-def _mended(content: bytes, error: Exception) -> bytes:
+def _mended(content: bytes, error: Exception, fields: Iterable[str]) -> bytes:
     """Rewrite as standard JSON what Gym's older writers left behind: NaN, Infinity, numbers of any size.
 
     A number that JSON has no place for becomes a string of its name, which no field takes for a number.
@@ -182,16 +189,15 @@ def _mended(content: bytes, error: Exception) -> bytes:
     if not isinstance(value, dict):
         raise RowDropped(Reason.NOT_A_ROLLOUT, f"a JSON {type(value).__name__}")
     try:
-        needed = {key: value[key] for key in FIELDS & value.keys()}
+        needed = {key: value[key] for key in set(fields) & value.keys()}
         return json.dumps(needed, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise RowDropped(Reason.NOT_JSON, "a string holds a lone surrogate (half a character)") from None
 
 
-def _integer(digits: str) -> int | float | str:
-    if len(digits) < 19:  # 64 bits hold it
-        return int(digits)
-    return _finite(digits)
+def _integer(digits: str) -> int | str:
+    """Read an integer exactly; one that no float holds stays text."""
+    return int(digits) if len(digits) <= MAX_DIGITS else digits
 
 
 def _finite(digits: str) -> float | str:

@@ -75,7 +75,7 @@ def rollout_of(
         raise RowDropped(Reason.REASONING_MISSING)
     if reward == 0 and len(turns) == 1 and turns[0].message["content"].startswith(FAILED_PREFIX):
         raise RowDropped(Reason.FAILED, "the response is a text Failed: ...")  # by older agents, where a run failed
-    name = own_name(record.rollout_index, record.response.id if isinstance(record.response, Response) else None)
+    name = own_name(record, record.response.id if isinstance(record.response, Response) else None)
     return Rollout(
         rollout_key(record.task_index, record.rollout_index),
         _group(record, question, settings, stable),
@@ -84,7 +84,7 @@ def rollout_of(
         reward,
         agent_name(record),
         response_number(answer.spoken),
-        sample_number(name, answer.response, is_truncated=is_truncated),
+        sample_number(name + question.digest, answer.response, is_truncated=is_truncated),
         bool(name),
         answer.num_chars,
         len(turns),
@@ -174,18 +174,16 @@ def _completion(turns: list[Turn], question: Question, *, may_be_cut: bool) -> l
 
     A policy that was cut while it thought has said its thoughts, if those are kept.
     """
-    end = len(turns)
-    while end and turns[end - 1].message["role"] != "assistant":
-        end -= 1
-    turns = turns[:end]
     if question.asks_twice and any(turn.num_texts > 1 for turn in turns):
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, "several answers to several user turns, in no known order")
-    if any(turn.num_texts or "tool_calls" in turn.message for turn in turns):
-        return turns
-    if not (may_be_cut and turns and turns[-1].reasoning):
+    while turns and not (turns[-1].num_texts or "tool_calls" in turns[-1].message):
+        *turns, last = turns
+        if may_be_cut and last.reasoning:
+            thoughts: Message = {**last.message, "content": unfinished_reasoning(last.reasoning)}
+            return [*turns, Turn(thoughts, last.reasoning, 1)]
+    if not turns:
         raise RowDropped(Reason.RESPONSE_EMPTY)
-    last = turns[-1]
-    return [*turns[:-1], Turn({**last.message, "content": unfinished_reasoning(last.reasoning)}, last.reasoning, 1)]
+    return turns
 
 
 def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer:
@@ -207,7 +205,7 @@ def _answer(turns: list[Turn], form: Format, *, asks_with_tools: bool) -> Answer
             response = _encode(spoken if form is Format.BINARY else [turns[0].message])
         else:
             messages = [_weighted(turn.message) for turn in turns]
-            spoken = _encode_sorted([_without_ids(message) for message in messages]).decode()
+            spoken = "\n".join(map(_without_ids, messages))
             response = _encode(messages)
     except (ValueError, OverflowError, RecursionError) as error:
         raise RowDropped(Reason.RESPONSE_UNSUPPORTED, str(error)) from None
@@ -226,9 +224,9 @@ def _weighted(message: Message) -> Message:
     return message if message["role"] == "assistant" else {**message, "weight": 0}
 
 
-def _without_ids(message: Message) -> list[object]:
+def _without_ids(message: Message) -> str:
     calls = [call["function"] for call in message.get("tool_calls", ())]
-    return [message["role"], message["content"], calls]
+    return f"\0{message['role']}\0 {message['content']} {_encode_sorted(calls).decode()}"
 
 
 def _is_truncated(record: Record) -> bool:
@@ -237,11 +235,11 @@ def _is_truncated(record: Record) -> bool:
     return isinstance(response, Response) and (bool(response.incomplete_details) or response.status == "incomplete")
 
 
-def own_name(rollout_index: object, response_id: object) -> bytes:
-    """Give what tells a rollout from the others of its task; nothing where the row says nothing."""
-    if rollout_index is None and not response_id:
+def own_name(record: Any, response_id: object) -> bytes:
+    """Give what tells a rollout from all others of its prompt; nothing where the row says nothing."""
+    if record.rollout_index is None and not response_id:
         return b""
-    return f"{rollout_index} {response_id}".encode()
+    return f"{record.task_index} {record.rollout_index} {response_id}".encode()
 
 
 def sample_number(name: bytes, response: bytes, *, is_truncated: bool) -> int:

@@ -90,6 +90,10 @@ class Scanner:
         self.prompts = Prompts(keep_reasoning=settings.reasoning is not ReasoningPolicy.STRIP, clusters=splits)
         self.writes_text = settings.format is Format.BINARY
 
+    def close(self) -> None:
+        """Close the spool."""
+        self.spool.close()
+
     def table(self, name: str | None) -> dict[int, bytes]:
         """Give what tells the tasks of a file apart; only the last such table stays in memory."""
         if name is None:

@@ -72,7 +72,7 @@ class Margin:
         return cls(value, number != text.strip())
 
     def __str__(self) -> str:
-        return f"{self.value:g}sd" if self.in_deviations else f"{self.value:g}"
+        return _shortest(self.value) + ("sd" if self.in_deviations else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,11 @@ class RewardField:
 
     def __str__(self) -> str:
         named = [(weight, ".".join(keys)) for weight, keys in self.terms]
-        return "+".join(name if weight == 1 else f"{weight:g}*{name}" for weight, name in named)
+        return "+".join(name if weight == 1 else f"{_shortest(weight)}*{name}" for weight, name in named)
+
+
+def _shortest(number: float) -> str:
+    return repr(number).removesuffix(".0")
 
 
 def _term(text: str) -> tuple[float, tuple[str, ...]] | None:

@@ -61,7 +61,7 @@ def find_inputs(places: Iterable[Path]) -> Inputs:
     kept: list[tuple[Path, bool]] = []
     left_out: list[tuple[Path, str]] = []
     seen: set[str] = set()
-    for path in _expanded(places):
+    for path in sorted(_expanded(places), key=os.path.normpath):  # nothing depends on how they are ordered
         place = str(path) if path == STDIN or as_url(path) else os.path.realpath(path)
         if place in seen:
             continue
@@ -89,7 +89,7 @@ def _expanded(places: Iterable[Path]) -> Iterator[Path]:
             yield place
         elif url:
             yield from expand_url(url) if glob.has_magic(url) else [place]
-        elif place.is_dir():
+        elif os.path.isdir(place):  # noqa: PTH112 (it never raises)
             found = sorted(path for path in place.rglob("*") if path.name.endswith(ROLLOUT_SUFFIXES) and path.is_file())
             if not found:
                 raise InputError(f"{path_text(place)}: a folder without {', '.join(ROLLOUT_SUFFIXES)} files")
@@ -114,7 +114,7 @@ def _kind_by_content(path: Path) -> str | None:
     if not isinstance(row, dict):
         is_metrics = isinstance(row, list) and bool(row) and isinstance(row[0], dict) and "agent_metrics" in row[0]
         return "metrics" if is_metrics else None
-    if "_ng_failure_class" in row:
+    if row.get("_ng_failure_class") is not None:
         return "failures, with placeholder rewards"
     if "rollout_infos" in row and "num_rollouts" in row:
         return "a reward profile"
@@ -150,7 +150,7 @@ def _twin(path: Path, others: Iterable[Path]) -> Path | None:
 
 
 def _is_file(path: Path) -> bool:
-    return path != STDIN and not as_url(path) and path.is_file()
+    return path != STDIN and not as_url(path) and os.path.isfile(path)  # noqa: PTH113 (it never raises)
 
 
 def _materialized_beside(path: Path) -> Path | None:

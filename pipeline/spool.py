@@ -32,6 +32,11 @@ class Spool:
                 self.flush()
         return offset
 
+    def close(self) -> None:
+        """Close the file; what was not flushed is given up."""
+        if self._stream is not None:
+            self._stream.close()
+
     def flush(self) -> None:
         """Write what was taken in."""
         if self._stream is None or not self._pieces:

@@ -37,7 +37,7 @@ class Rollouts:
 def rollouts_of(gathered: Gathered, settings: Settings) -> Rollouts:
     """Build the table; the arrays of `gathered` are given up on the way, so that memory holds each column once."""
     columns = gathered.columns
-    if settings.across_files or len(gathered.num_lines) == 1:
+    if len(gathered.num_lines) == 1:
         columns["namespace"] = array("i", [0]) * len(columns["namespace"])
     payload = pl.DataFrame([_series(columns, name) for name in ("source", "spool", *PAYLOAD)])
     frame = pl.DataFrame([_series(columns, name) for name in list(columns)]).with_row_index("row")
@@ -45,6 +45,8 @@ def rollouts_of(gathered: Gathered, settings: Settings) -> Rollouts:
     if settings.duplicate_keys is DuplicateKeys.DROP or frame["sample"].is_duplicated().any():
         duplicates = frame.lazy().pipe(duplicate_reasons, settings.duplicate_keys).collect()
         frame = frame.join(duplicates, on="row", how="anti", maintain_order="left")
+    if settings.across_files:  # not before: rollouts of two files never have one key
+        frame = frame.with_columns(namespace=pl.lit(0, pl.Int32))
     return Rollouts(ranked_within_group(frame), payload, list(gathered.agents), list(gathered.spools), duplicates)
 
 
@@ -64,13 +66,13 @@ def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyF
     the row's own ids; rows without any are never taken for duplicates.
     """
     is_named = pl.col("flags").cast(pl.Int64) & IS_NAMED != 0
-    rewards = pl.col("reward").n_unique().over(*GROUP, "sample")
+    rewards = pl.col("reward").n_unique().over("sample", "agent")
     # the one that stays is of the first file by name, so that what stays of a run given twice lies together
     order = pl.col("namespace").cast(pl.Int64) * 2**32 + pl.col("row").cast(pl.Int64)
-    place = order.rank("ordinal").over(*GROUP, "sample")
-    key_count = pl.len().over(*GROUP, "namespace", "rollout")
+    place = order.rank("ordinal").over("sample", "agent")
+    num_samples = pl.col("sample").n_unique().over(*GROUP, "namespace", "rollout")
     is_twice = is_named & (rewards == 1) & (place > 1)
-    repeats_key = (pl.col("rollout") >= 0) & (key_count > 1) if policy is DuplicateKeys.DROP else pl.lit(False)
+    repeats_key = (pl.col("rollout") >= 0) & (num_samples > 1) if policy is DuplicateKeys.DROP else pl.lit(False)
     return (
         rollouts.with_columns(
             reason=pl.when(is_named & (rewards > 1))

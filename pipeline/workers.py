@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 from schemas.errors import DpoError
@@ -44,7 +45,12 @@ class Workers:
         else:
             context = multiprocessing.get_context(_start_method())
             self._pool = ProcessPoolExecutor(num_processes, context, initializer=_begin, initargs=(set_up, arguments))
-            self._first = self._submit(_nothing, None)  # starts all processes, while this one has no other threads
+            others = multiprocessing.active_children()
+            try:
+                self._first = self._submit(_nothing, None)  # starts all processes, while this one has no other threads
+            except BaseException:
+                self._abandon(others)
+                raise
 
     @property
     def tasks_ahead(self) -> int:
@@ -69,8 +75,11 @@ class Workers:
             DpoError: a process died, could not start, or is out of memory.
         """
         if self._pool is None:
-            for task in tasks:
-                yield function(self._local, task)
+            try:
+                for task in tasks:
+                    yield function(self._local, task)
+            except MemoryError as error:
+                raise DpoError("out of memory") from error
             return
         waiting: deque[Future[Result]] = deque()
         for task in tasks:
@@ -86,13 +95,23 @@ class Workers:
             return self._pool.submit(_call, function, task)
         except BrokenProcessPool as error:
             raise DpoError(DEAD) from error
-        except OSError as error:
-            raise DpoError(f"a worker process could not start: {error.strerror or error}") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: the pool's own thread can't start
+            reason = getattr(error, "strerror", None) or error
+            raise DpoError(f"a worker process could not start: {reason}") from error
+
+    def _abandon(self, others: list[BaseProcess]) -> None:
+        """End processes that the pool has started and that will never work: nobody else would."""
+        for child in set(multiprocessing.active_children()) - set(others):
+            child.kill()
+            child.join()
+        self._pool = None  # and with it its pipes
 
     def stop(self) -> None:
         """End the processes; what is under way is not waited for."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+        elif hasattr(self._local, "close"):
+            self._local.close()
 
 
 def _result(future: "Future[Result]") -> Result:
@@ -120,9 +139,12 @@ def _begin(set_up: Callable[..., Any], arguments: tuple[object, ...]) -> None:
     global _state
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     gc.disable()  # nothing here makes cycles, and rows are many objects
-    _state = set_up(*arguments)
+    try:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        _state = set_up(*arguments)
+    except Exception as error:  # the pool would print a traceback, and say nothing of the reason
+        _state = _NotStarted(str(error))
 
 
 def _end_with_parent() -> None:
@@ -137,5 +159,11 @@ def _nothing(state: Any, task: None) -> None:
     """Do nothing: the first task, which makes the pool start its processes."""
 
 
+class _NotStarted(str):
+    """Why this process has no state."""
+
+
 def _call(function: Callable[[Any, Task], Result], task: Task) -> Result:
+    if isinstance(_state, _NotStarted):
+        raise DpoError(f"a worker process could not start: {_state}")
     return function(_state, task)

@@ -63,9 +63,11 @@ def open_stream(place: Path, watch: Watch | None = None) -> Iterator[BinaryIO]:
 
 def is_plain_file(place: Path) -> bool:
     """Tell whether the input is a regular file that is not compressed, so that it can be read in parts."""
-    if place == STDIN or as_url(place) or not place.is_file():
+    if place == STDIN or as_url(place):
         return False
     try:
+        if not place.is_file():
+            return False
         with place.open("rb") as stream:
             first = stream.read(MAGIC_BYTES)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The command line of collect-pairs and validate: misuse and its exit codes, help, what goes to which stream."""
+"""The command line of collect-pairs, inspect and validate: misuse and its exit codes, help, what goes where."""
 
 import json
 import os
@@ -48,6 +48,27 @@ def snapshot(folder):
         ("collect-pairs good.jsonl --min-margin -0.1", MISUSE, "--min-margin"),
         ("collect-pairs good.jsonl --min-margin nan", MISUSE, "--min-margin"),
         ("collect-pairs good.jsonl -o", MISUSE, "-o"),
+        ("collect-pairs good.jsonl --format parquet", MISUSE, "'binary', 'preference', 'trl'"),
+        ("collect-pairs good.jsonl --strategy best", MISUSE, "'best-worst'"),
+        ("collect-pairs good.jsonl --strategy random", MISUSE, "--strategy random needs --num-pairs N"),
+        ("collect-pairs good.jsonl --num-pairs 2", MISUSE, "with all use --max-pairs-per-prompt"),
+        ("collect-pairs good.jsonl --strategy top --num-pairs 0", MISUSE, "--num-pairs"),
+        ("collect-pairs good.jsonl --max-pairs-per-prompt 0", MISUSE, "--max-pairs-per-prompt"),
+        ("collect-pairs good.jsonl --max-pairs-per-agent 0", MISUSE, "--max-pairs-per-agent"),
+        ("collect-pairs good.jsonl --max-length-ratio 0.5", MISUSE, "--max-length-ratio 0.5: expected at least 1"),
+        ("collect-pairs good.jsonl --threshold nan", MISUSE, "expected numbers, got nan"),
+        ("collect-pairs good.jsonl --reward-field a..b", MISUSE, "--reward-field a..b: expected a field"),
+        ("collect-pairs good.jsonl --reasoning drop", MISUSE, "'keep', 'strip', 'require-both'"),
+        ("collect-pairs good.jsonl --validation-fraction 1", MISUSE, "--validation-fraction"),
+        ("collect-pairs good.jsonl --max-line-mb 0", MISUSE, "--max-line-mb"),
+        ("collect-pairs good.jsonl --workers 0", MISUSE, "--workers"),
+        ("collect-pairs good.jsonl -o out.csv", MISUSE, "out.csv: can't write .csv; expected one of .jsonl, "),
+        ("collect-pairs good.jsonl -o a.jsonl --rejects folder/../a.jsonl", MISUSE, "name two files"),
+        ("collect-pairs good.jsonl --rejects good.jsonl", MISUSE, "good.jsonl: is an input too"),
+        ("inspect", MISUSE, "Missing argument"),
+        ("inspect good.jsonl --workers 0", MISUSE, "--workers"),
+        ("inspect good.jsonl --threshold nan", MISUSE, "expected numbers, got nan"),
+        ("inspect good.jsonl --reward-field +", MISUSE, "--reward-field +: expected a field"),
         ("validate", MISUSE, "Missing argument"),
         ("validate pairs.jsonl --max-findings 0", MISUSE, "--max-findings"),
         # the rollouts would be gone
@@ -56,10 +77,12 @@ def snapshot(folder):
         # inputs
         ("collect-pairs absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
         ("collect-pairs good.jsonl absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
-        ("collect-pairs folder", UNREADABLE, "folder: is a directory; name a file in it"),
+        ("collect-pairs folder", UNREADABLE, "folder: a folder without .jsonl, .jsonl.gz, .jsonl.zst files"),
         ("collect-pairs loop", UNREADABLE, "loop"),
+        ("collect-pairs no*.jsonl", UNREADABLE, "no*.jsonl: no file matches"),
+        ("inspect absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
         ("collect-pairs " + "a" * 300, UNREADABLE, "aaa"),
-        ("collect-pairs file\x1b[31m", UNREADABLE, r"file\x1b[31m: no such file"),
+        ("collect-pairs file\x1b[31m", UNREADABLE, r"file\x1b[31m: no"),
         ("collect-pairs fi\nle", UNREADABLE, "no such file"),
         ("validate absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
         ("validate folder", UNREADABLE, "folder: is a directory; name a file in it"),
@@ -161,12 +184,55 @@ def test_collect_writes_the_pairs_and_tells_of_them_on_stderr(dpo, files):
     assert run.stdout == ""
     row = json.loads((files / "dpo_train.jsonl").read_text())
     assert (row["prompt"], row["chosen"], row["rejected"]) == ("Q", "A", "B")
+    assert run.stderr.split("\n") == [
+        " 3  rows read",
+        "-1  not_json  the line is no valid JSON",
+        " 2  rows in pairs",
+        "3 rows → 2 rollouts → 2 usable ones → 1 prompt, 1 with different rewards, 1 with pairs → 1 pair",
+        "wrote 1 pair to dpo_train.jsonl",
+        "",
+    ]
+
+
+def test_collect_shows_an_example_of_each_reason_if_asked(dpo, files):
+    run = dpo("collect-pairs", "equal.jsonl", "mixed.jsonl", "-v")
+    assert run.returncode == 0, run.stderr
     lines = [" ".join(line.split()) for line in run.stderr.split("\n")]
-    assert lines[0].startswith("3 ")
-    assert any(line.startswith("-1 not_json") and "the line is no valid JSON" in line for line in lines)
-    assert "mixed.jsonl:1: " in run.stderr
-    assert any(line.startswith("2 ") and line.endswith("in pairs") for line in lines)
-    assert lines[-3:] == ["1 prompt, 1 with pairs; 1 pair", "wrote 1 pair to dpo_train.jsonl", ""]
+    assert lines[1] == "-1 not_json the line is no valid JSON"
+    assert lines[2].startswith("for example mixed.jsonl:1: ")
+    assert lines[3:5] == [
+        "-2 equal_rewards all rollouts of its prompt have the same reward",
+        "for example equal.jsonl:1",
+    ]
+
+
+def test_collect_says_what_it_left_out_and_why(dpo, files, rollout, write_jsonl):
+    cut = rollout("P", "cut", 2)
+    cut["response"]["incomplete_details"] = {"reason": "max_output_tokens"}
+    rows = [rollout("P", "A", 1), rollout("P", "B", 0), rollout("P", "C", 0), rollout("P", "D", 0.95), cut]
+    write_jsonl(files / "more.jsonl", rows)
+    write_jsonl(files / "more_failures.jsonl", [{"_ng_failure_class": "x"}])
+    args = ["--allow-truncated-rejected", "--strategy", "best-worst", "--rejects", "no.jsonl"]
+    run = dpo("collect-pairs", "more.jsonl", "more_failures.jsonl", *args)
+    assert run.returncode == 0, run.stderr
+    # 2 with each of 4; 1 with 0.95, which is too near; then 1-0, 1-0, 0.95-0, 0.95-0, of which one is taken
+    for line in (
+        "left out more_failures.jsonl: failures, with placeholder rewards, no rollouts",
+        "1 possible pair left out: below_margin",
+        "4 possible pairs left out: chosen_truncated",
+        "3 possible pairs left out: not_selected",
+        "wrote 1 pair to dpo_train.jsonl",
+        "wrote 3 rejected rows to no.jsonl",
+    ):
+        assert line in run.stderr.split("\n")
+
+
+def test_collect_reads_folders_globs_and_stdin(dpo, files):
+    (files / "folder" / "a.jsonl").write_bytes((files / "good.jsonl").read_bytes())
+    for place in ("folder", "fold*/*.jsonl", "-"):
+        run = dpo("collect-pairs", place, "--json", "-o", "out.jsonl", stdin=(files / "good.jsonl").read_text())
+        assert run.returncode == 0, run.stderr
+        assert json.loads(run.stdout)["rows"] == 2
 
 
 def test_collect_json_is_alone_on_stdout(dpo, files):
@@ -175,19 +241,25 @@ def test_collect_json_is_alone_on_stdout(dpo, files):
     assert json.loads(run.stdout) == {
         "rows": 3,
         "dropped": {"not_json": 1},
-        "paired_rollouts": 2,
+        "parsed": 2,
+        "eligible": 2,
         "groups": 1,
+        "varied_groups": 1,
         "paired_groups": 1,
-        "equal_pairs": 0,
+        "paired_rollouts": 2,
         "pairs": 1,
-        "output": "out.jsonl",
+        "left_out_pairs": {},
+        "pairs_of_several_messages": 0,
+        "left_out": [],
+        "missing_rollouts": {},
+        "outputs": [{"path": "out.jsonl", "pairs": 1}],
     }
 
 
 def test_collect_json_without_pairs_names_no_output(dpo, files):
     run = dpo("collect-pairs", "equal.jsonl", "--json", "-o", "out.jsonl")
     assert run.returncode == FAILED
-    assert json.loads(run.stdout)["output"] is None
+    assert json.loads(run.stdout)["outputs"] == []
     assert run.stderr.count("\n") == 1
     assert not (files / "out.jsonl").exists()
 
@@ -203,7 +275,7 @@ def test_validate_json_is_alone_on_stdout(dpo, files):
     ]
 
 
-@pytest.mark.parametrize("command", ["collect-pairs", "validate", "train"])
+@pytest.mark.parametrize("command", ["collect-pairs", "inspect", "validate", "train"])
 def test_the_help_of_each_command_has_an_example(dpo, command):
     run = dpo(command, "--help")
     assert (run.returncode, run.stderr) == (0, "")
@@ -214,8 +286,48 @@ def test_the_help_of_each_command_has_an_example(dpo, command):
 def test_the_help_names_commands_and_exit_codes(dpo):
     run = dpo("--help")
     assert run.returncode == 0
-    for word in ("collect-pairs", "validate", "train", "Exit codes", "--version"):
+    commands = [
+        line.split()[1]
+        for line in run.stdout.split("Commands")[1].split("\n")
+        if line.startswith("│ ") and line[2] != " "
+    ]
+    assert commands == ["collect-pairs", "inspect", "validate", "train"]
+    for word in ("collect-pairs", "inspect", "validate", "train", "Exit codes", "--version"):
         assert word in run.stdout
+
+
+def test_the_options_of_a_collection(dpo):
+    """A new option is meant; one that goes is somebody's script that breaks."""
+    words = dpo("collect-pairs", "--help", COLUMNS="200").stdout.split()
+    assert {word for word in words if word.startswith("--")} >= {
+        "--output",
+        "--format",
+        "--strategy",
+        "--num-pairs",
+        "--min-margin",
+        "--threshold",
+        "--min-chosen-reward",
+        "--max-rejected-reward",
+        "--max-length-ratio",
+        "--max-pairs-per-prompt",
+        "--max-pairs-per-agent",
+        "--reward-field",
+        "--seed",
+        "--reasoning",
+        "--allow-truncated-rejected",
+        "--across-files",
+        "--across-agents",
+        "--duplicate-keys",
+        "--validation-fraction",
+        "--test-fraction",
+        "--rejects",
+        "--dry-run",
+        "--verbose",
+        "--json",
+        "--max-line-mb",
+        "--workers",
+        "--scratch",
+    }
 
 
 def test_without_arguments_the_help_is_shown_and_nothing_empty_is_reported(dpo):

@@ -1,5 +1,7 @@
 """Reading JSONL: what ends a line, line numbers, strict and tolerant decoding."""
 
+import gzip
+import io
 import json
 import math
 
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import InputError
-from schemas.lines import LineError, decode_strict, decode_tolerant, read_lines
+from schemas.lines import LineError, decode_strict, decode_tolerant, numbered_lines, read_lines
 
 JSON_VALUES = st.recursive(
     st.none()
@@ -50,6 +52,26 @@ def test_the_bytes_read_are_reported(tmp_path):
     amounts = []
     assert len(list(read_lines(path, amounts.append))) == 3
     assert sum(amounts) == path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"abc\nabcd\nab\n", [b"abc\n", None, b"ab\n"]),  # the limit counts the line feed
+        (b"abcd", [b"abcd"]),
+        (b"abcde", [None]),
+        (b"abcdefghijkl\n\na", [None, b"\n", b"a"]),
+        (b"abcdefghijkl", [None]),
+    ],
+)
+def test_a_line_beyond_the_limit_is_passed_over(content, expected):
+    assert list(numbered_lines(io.BytesIO(content), 4)) == expected
+
+
+def test_a_packed_file_is_read_as_if_it_were_not(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(gzip.compress(b"1\n\n2\n"))
+    assert [tuple(line) for line in read_lines(path)] == [(1, b"1"), (3, b"2")]
 
 
 def test_a_missing_file_is_an_input_error(tmp_path):
