@@ -6,6 +6,7 @@ Data and JSON go to stdout, everything for people to stderr. Each command import
 `dpo --help` starts fast and no command but `train` ever imports torch.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -44,12 +45,12 @@ def main() -> None:
     try:
         exit_code = app(standalone_mode=False, prog_name="dpo") or 0
         if exit_code == EXIT_INTERRUPTED:  # Typer has turned Ctrl-C into a code already
-            _fail("interrupted", EXIT_INTERRUPTED)
+            _leave_interrupted()
         sys.exit(exit_code)
     except DpoError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", EXIT_INTERRUPTED)
+        _leave_interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains at exit
         sys.exit(1)
@@ -72,6 +73,16 @@ def _fail(message: str, exit_code: int) -> None:
     prefix = "dpo: error: " if rank == "0" else f"dpo: error (rank {rank}): "
     print(prefix + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)  # noqa: T201
     sys.exit(exit_code)
+
+
+def _leave_interrupted() -> NoReturn:
+    """End at once: all is cleaned up, and Python, if it saw the interrupt in a library, would end by its signal."""
+    try:
+        _fail("interrupted", EXIT_INTERRUPTED)
+    finally:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(EXIT_INTERRUPTED)
 
 
 def _usage_message(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """What can be told to be wrong in an instant, before torch is loaded."""
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -30,7 +31,13 @@ def preflight(config: TrainConfig) -> None:
 
 
 def _is_pipe(path: Path) -> bool:
-    return path == STDIN or (path.exists() and not path.is_file() and not path.is_dir())
+    if path == STDIN:
+        return True
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # what is wrong with it is told where it is opened
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def refuse_missing_folder(model_name: str) -> None:
