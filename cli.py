@@ -41,7 +41,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; turn each error into a message on stderr and the documented exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: _fail("terminated", EXIT_TERMINATED))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda *_: _fail("terminated", EXIT_TERMINATED))
     try:
         exit_code = app(standalone_mode=False, prog_name="dpo") or 0
         if exit_code == EXIT_INTERRUPTED:  # Typer has turned Ctrl-C into a code already

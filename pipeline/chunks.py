@@ -57,7 +57,7 @@ def lines_of(chunk: Chunk, *, max_line_bytes: int) -> Iterator[tuple[int, bytes 
             while True:
                 piece = stream.readline(READ_BUFFER_BYTES)
                 position += len(piece)
-                if not piece or piece.endswith(b"\n"):
+                if not piece or piece.endswith(b"\n") or position >= chunk.end:
                     break
         yield from enumerate(_lines_until(stream, chunk, position, max_line_bytes), start=1)
 

@@ -5,6 +5,7 @@ scan (worker processes) -> table -> pair -> split (Polars, here) -> compose (wor
 
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -19,10 +20,10 @@ from pipeline.manifest import manifest_path, write_manifest
 from pipeline.output import Written, open_output, path_of_part, refuse_suffix
 from pipeline.rejects import refuse_unrepeatable, write_rejects
 from pipeline.settings import Part, Settings
-from pipeline.sources import Inputs, find_inputs
+from pipeline.sources import MANIFEST, PAIRS, REJECTS, Inputs, find_inputs
 from schemas.atomic import refuse_unwritable
 from schemas.errors import UsageError
-from schemas.streams import place_text
+from schemas.streams import STDIN, local_path, place_text
 from schemas.terminal import path_text, progress
 
 if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
@@ -43,6 +44,7 @@ class Collection:
     missing: list[Missing]
     examples: dict[Reason, str]  # file:line of the first row of each reason, and what was met
     outputs: list[Written] = field(default_factory=list)  # none in a dry run, and none without pairs
+    stale: list[Path] = field(default_factory=list)  # parts of an earlier run, which may share prompts with these
 
     def as_dict(self) -> dict[str, Any]:
         """Give the account as JSON types."""
@@ -102,7 +104,7 @@ def _pair_and_write(
             test_fraction=settings.test_fraction,
             seed=settings.seed,
         )
-        files = {path_of_part(output, part): pairs for part, pairs in parts.items()}
+        files = {path_of_part(output, part): pairs for part, pairs in parts.items() if len(pairs)}
         outputs = _write(files, inputs, taken, rollouts, settings)
     if rejects is not None:
         write_rejects(
@@ -116,7 +118,14 @@ def _pair_and_write(
             outputs=outputs,
             attrition=attrition,
         )
-    return Collection(attrition, inputs, taken.missing, examples, outputs)
+    return Collection(attrition, inputs, taken.missing, examples, outputs, _stale(output, outputs))
+
+
+def _stale(output: Path | None, outputs: Sequence[Written]) -> list[Path]:
+    if output is None or not outputs or _is_special(output):
+        return []
+    written = {out.path for out in outputs}
+    return [path for part in Part if (path := path_of_part(output, part)) not in written and path.is_file()]
 
 
 def _account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attrition:
@@ -229,14 +238,33 @@ def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, s
         refuse_suffix(output)
     wanted = _planned_files(output, settings) + ([] if rejects is None else [rejects])
     for path in wanted:
-        for source in inputs.sources:
-            if path.is_file() and source.path.exists() and path.samefile(source.path):
-                raise UsageError(f"{place_text(path)}: is an input too; name another file")
+        if path.is_file() and any(_is_same(path, given) for given in _given(inputs)):
+            raise UsageError(f"{path_text(path)}: is an input too; name another file")
         refuse_unwritable(path)
     if len({os.path.realpath(path) for path in wanted}) < len(wanted):
         raise UsageError(
             f"{path_text(wanted[-1])}: named for --rejects and for pairs or their manifest; name two files"
         )
+
+
+def _given(inputs: Inputs) -> Iterator[Path]:
+    """Name all files that must not be written over: what is read, and what was named but is not read.
+
+    Pairs and rejects of an earlier run, found in a folder, are written anew.
+    """
+    for source in inputs.sources:
+        yield source.path
+        if source.materialized:
+            yield source.materialized
+    yield from (path for path, kind in inputs.left_out if kind not in {PAIRS, REJECTS, MANIFEST})
+
+
+def _is_same(path: Path, given: Path) -> bool:
+    try:
+        stat = os.fstat(sys.stdin.fileno()) if given == STDIN else (local_path(given) or given).stat()
+    except (OSError, ValueError):  # a URL, or no stdin
+        return False
+    return os.path.samestat(path.stat(), stat)
 
 
 def _planned_files(output: Path | None, settings: Settings) -> list[Path]:

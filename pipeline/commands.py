@@ -75,11 +75,17 @@ def collect_pairs_command(
         Path,
         typer.Option("--output", "-o", help="File for the pairs: .jsonl, .jsonl.gz, .jsonl.zst or .parquet."),
     ] = Path("dpo_train.jsonl"),
-    form: Annotated[Format, typer.Option("--format", help="Form of the rows; docs/collect-pairs.md shows each.")] = (
-        Format.BINARY
-    ),
+    form: Annotated[
+        Format, typer.Option("--format", metavar="FORM", help="binary or preference (NeMo RL), or trl.")
+    ] = (Format.BINARY),
     strategy: Annotated[
-        Strategy, typer.Option(rich_help_panel=CHOICE, help="Which of the possible pairs of a prompt are taken.")
+        Strategy,
+        typer.Option(
+            metavar="STRATEGY",
+            rich_help_panel=CHOICE,
+            help="Which pairs of a prompt are taken: all, best-worst, best-lower-tail, correct-wrong, random, top or "
+            "length-matched.",
+        ),
     ] = Strategy.ALL,
     num_pairs: Annotated[
         int | None, typer.Option(min=1, rich_help_panel=CHOICE, help="Pairs per prompt, for random and top.")
@@ -150,8 +156,9 @@ def collect_pairs_command(
 ) -> None:
     """Make preference pairs of NeMo Gym rollouts.
 
-    Groups the rollouts by prompt and task, pairs every two whose rewards are a margin apart, and accounts for every
-    row. Example: dpo collect-pairs rollouts.jsonl -o dpo_train.jsonl --min-margin 0.1
+    Groups the rollouts by prompt and task, pairs those whose rewards are a margin apart, accounts for every row.
+
+    Example: dpo collect-pairs rollouts.jsonl -o dpo_train.jsonl --min-margin 0.1
     """
     settings = Settings(
         format=form,
@@ -193,7 +200,7 @@ def collect_pairs_command(
         typer.echo(json.dumps(collection.as_dict()))
     else:
         show_collection(collection, settings, verbose=verbose)
-        show_outputs(collection, rejects=None if dry_run else rejects)
+        show_outputs(collection, rejects=None if dry_run else rejects, dry_run=dry_run)
     if not collection.attrition.pairs:
         raise DpoError(why_no_pairs(collection, settings))
 
@@ -215,8 +222,9 @@ def inspect_command(
 ) -> None:
     """Show what rollouts are good for, before pairing them.
 
-    Tasks that always, sometimes and never pass, rewards and lengths, what can't be used and why, and how many pairs
-    each strategy would give. Example: dpo inspect rollouts.jsonl
+    Tasks that always, sometimes and never pass, rewards, lengths, what can't be used, how many pairs there are.
+
+    Example: dpo inspect rollouts.jsonl
     """
     settings = Settings(
         format=form,
@@ -235,7 +243,9 @@ def inspect_command(
     inspection = inspect_rollouts(rollouts, settings, Machinery(num_workers))
     if as_json:
         typer.echo(json.dumps(inspection.as_dict()))
-        return
-    from pipeline.show import show_inspection
+    else:
+        from pipeline.show import show_inspection
 
-    show_inspection(inspection)
+        show_inspection(inspection)
+    if not inspection.rollouts:
+        raise DpoError("no usable rollouts; dpo collect-pairs --dry-run --verbose shows a line for each reason")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from pipeline.attrition import Reason, RowDropped
-from pipeline.reasoning import join_reasoning, split_reasoning
+from pipeline.reasoning import join_reasoning, split_reasoning, without_reasoning
 from pipeline.record import Item, Params, Part, decode_items
 from schemas.preference import Message
 
@@ -62,7 +62,7 @@ def prompt_turns(params: Params, *, keep_reasoning: bool) -> list[Turn]:
     return turns
 
 
-def response_turns(items: list[Any], *, keep_reasoning: bool) -> list[Turn]:
+def response_turns(items: list[Any], *, keep_reasoning: bool, open_calls: frozenset[str] = frozenset()) -> list[Turn]:
     """Give a trajectory's turns; of a list of snapshots (aviary) the last, which holds the whole.
 
     Raises:
@@ -71,7 +71,7 @@ def response_turns(items: list[Any], *, keep_reasoning: bool) -> list[Turn]:
     if items and all(isinstance(item, list) for item in items):
         items = decode_items(items[-1])
     turns = list(_turns(items, Reason.RESPONSE_UNSUPPORTED, keep_reasoning=keep_reasoning))
-    _refuse_orphans(turns, Reason.RESPONSE_UNSUPPORTED)
+    _refuse_orphans(turns, Reason.RESPONSE_UNSUPPORTED, open_calls)
     return turns
 
 
@@ -127,6 +127,8 @@ def _assistant_turn(
         reasoning = "\n".join(filter(None, (each for each, _ in parts)))
         answer = "".join(each for _, each in parts)
     message = Message(role="assistant", content=join_reasoning(reasoning, answer) if keep_reasoning else answer)
+    if not keep_reasoning:
+        message["content"] = answer = without_reasoning(answer)
     if calls:
         message["tool_calls"] = calls
     is_answer = bool(answer.strip())
@@ -200,9 +202,9 @@ def _chat_tool(tool: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _refuse_orphans(turns: list[Turn], unsupported: Reason) -> None:
+def _refuse_orphans(turns: list[Turn], unsupported: Reason, known: frozenset[str] = frozenset()) -> None:
     """Refuse a tool's result whose call was never made: no chat template can place it."""
-    open_calls: set[object] = set()
+    open_calls: set[object] = set(known)  # of the prompt
     for turn in turns:
         open_calls |= {call.get("id") for call in turn.message.get("tool_calls", ())}
         if turn.message["role"] == "tool" and turn.message["tool_call_id"] not in open_calls:

@@ -43,7 +43,7 @@ class Gathered:
             if name == "line":
                 column = array("i", [first_line + int(line) for line in column])
             elif name == "agent":
-                column = array("h", [agents[int(agent)] for agent in column])
+                column = array("i", [agents[int(agent)] for agent in column])
             self.columns[name].extend(column)
         self.columns["group_high"].extend(digests[::2])
         self.columns["group_low"].extend(digests[1::2])

@@ -67,8 +67,8 @@ class Inspection:
     missing: list[Missing]
     rows: int
     dropped: Counter[Reason]
-    rollouts: int  # usable ones, those that were cut by a limit too
-    truncated: int
+    rollouts: int  # usable ones
+    truncated: int  # cut by a limit, whether they are used or not
     tasks: int
     rollouts_per_task: dict[int, int]  # number of rollouts -> number of tasks
     threshold: float
@@ -105,8 +105,7 @@ def inspect_rollouts(places: Sequence[Path], settings: Settings, machinery: Mach
     if not inputs.sources:
         told = "; ".join(f"{place_text(path)}: {kind}" for path, kind in inputs.left_out)
         raise DpoError(f"none of the files holds rollouts: {told}")
-    reading = replace(settings, allow_truncated_rejected=True)  # so that they can be described; no pair is made of them
-    with intake(inputs, reading, machinery or Machinery(), keep_texts=False) as taken:
+    with intake(inputs, settings, machinery or Machinery(), keep_texts=False) as taken:
         return _inspected(inputs, taken, settings)
 
 
@@ -135,12 +134,11 @@ def _inspected(inputs: Inputs, taken: Intake, settings: Settings) -> Inspection:
         )
         .collect()
     )
-    usable = frame if settings.allow_truncated_rejected else frame.filter(~pl.col("is_truncated"))
     always, never = (
         tasks.filter(condition).height for condition in (pl.col("passes") == pl.col("len"), pl.col("passes") == 0)
     )
     environments = tuple(
-        _environment(rollouts.agents[agent], part, sum(by_agent[rollouts.agents[agent], reason] for reason in FAILURES))
+        _environment(rollouts.agents[agent], part, by_agent)
         for (agent,), part in frame.partition_by("agent", as_dict=True).items()
     )
     return Inspection(
@@ -149,7 +147,7 @@ def _inspected(inputs: Inputs, taken: Intake, settings: Settings) -> Inspection:
         rows=gathered.num_rows,
         dropped=gathered.dropped + duplicates,
         rollouts=len(frame),
-        truncated=int(frame["is_truncated"].sum()),
+        truncated=gathered.dropped[Reason.TRUNCATED] + int(frame["is_truncated"].sum()),
         tasks=len(tasks),
         rollouts_per_task=dict(sorted(tasks["len"].value_counts().rows())),
         threshold=settings.threshold,
@@ -158,15 +156,16 @@ def _inspected(inputs: Inputs, taken: Intake, settings: Settings) -> Inspection:
         never_pass=never,
         varied_tasks=int(tasks["varies"].sum()),
         environments=tuple(sorted(environments, key=lambda environment: environment.agent or "")),
-        pairs=_pair_counts(_renumbered(usable), settings),
+        pairs=_pair_counts(rollouts.ranked, settings),
         advice=tuple(_advice(tasks, rollouts.agents)),
     )
 
 
-def _environment(agent: str | None, part: "pl.DataFrame", failed_rows: int) -> Environment:
+def _environment(agent: str | None, part: "pl.DataFrame", dropped: Counter[tuple[str | None, Reason]]) -> Environment:
     from pipeline.pair import reward_deviations
 
     (_, mean, deviation), *_ = reward_deviations(part).rows()
+    cut = dropped[agent, Reason.TRUNCATED]
     low, high = float(part["reward"].min()), float(part["reward"].max())  # type: ignore[arg-type]
     return Environment(
         agent=agent,
@@ -177,18 +176,18 @@ def _environment(agent: str | None, part: "pl.DataFrame", failed_rows: int) -> E
         min_reward=low,
         max_reward=high,
         histogram=_histogram(part["reward"], low, high),
-        truncated_share=float(part["is_truncated"].mean()),  # type: ignore[arg-type]
-        failed_rows=failed_rows,
+        truncated_share=(cut + int(part["is_truncated"].sum())) / (cut + len(part)),
+        failed_rows=sum(dropped[agent, reason] for reason in FAILURES),
         length_by_reward=_length_by_reward(part),
     )
 
 
 def _histogram(rewards: "pl.Series", low: float, high: float) -> tuple[int, ...]:
-    if low == high:
+    width = high / 2 - low / 2  # halves, since the whole may be beyond the floats
+    if width == 0:
         return (len(rewards),)
-    counts = Counter(
-        min(int((reward / 2 - low / 2) / (high / 2 - low / 2) * NUM_BINS), NUM_BINS - 1) for reward in rewards.to_list()
-    )
+    bins = (int((reward / 2 - low / 2) / width * NUM_BINS) for reward in rewards.to_list())
+    counts = Counter(min(number, NUM_BINS - 1) for number in bins)
     return tuple(counts[number] for number in range(NUM_BINS))
 
 
@@ -213,12 +212,6 @@ def _length_by_reward(part: "pl.DataFrame") -> tuple[RewardLevel, ...]:
         .rows()
     )
     return tuple(RewardLevel(*row) for row in rows)
-
-
-def _renumbered(frame: "pl.DataFrame") -> "pl.DataFrame":
-    import polars as pl
-
-    return frame.with_columns(group=pl.col("group").rle_id())
 
 
 def _pair_counts(frame: "pl.DataFrame", settings: Settings) -> dict[str, dict[str, int]]:
@@ -247,15 +240,15 @@ def _advice(tasks: "pl.DataFrame", agents: Sequence[str | None]) -> list[str]:
     repeats = 8 if rollouts < 4 else 2 * rollouts
     agent_number = tasks["agent"].mode().sort()[0]
     agent = agents[agent_number] or "AGENT"
-    varied = f"{tasks['varies'].sum():,} of {counted(len(tasks), 'task')}"
-    advice = [f"only {varied} have rewards that differ, and only those give pairs"]
+    varied, total = tasks["varies"].sum(), counted(len(tasks), "task")
+    advice = [f"rewards differ in {varied:,} of {total}, and only those give pairs"]
     solved = tasks.filter(tasks["passes"] == tasks["len"]).height / len(tasks)
     unsolved = tasks.filter(tasks["passes"] == 0).height / len(tasks)
     if rollouts < 4:
         advice.append(f"with {counted(rollouts, 'rollout')} of a task few can differ; collect more of each")
-    if solved > 0.5:
+    if solved > 0.5 and rollouts > 1:
         advice.append("most tasks are always solved: take harder ones, or a higher temperature")
-    if unsolved > 0.5:
+    if unsolved > 0.5 and rollouts > 1:
         advice.append("most tasks are never solved: take easier ones, a better policy, or more rollouts of each")
     advice.append(
         f"gym eval run --no-serve --agent {shlex.quote(agent)} --input TASKS.jsonl --output rollouts.jsonl "

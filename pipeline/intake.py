@@ -69,7 +69,8 @@ def intake(
         DpoError: no place for temporary files, or a process died.
     """
     size = sum(source.path.stat().st_size if source.is_plain else CHUNK_BYTES for source in inputs.sources)
-    num_workers = machinery.num_workers or default_num_processes(size, bytes_each=machinery.chunk_bytes)
+    known_size = size if all(source.is_plain for source in inputs.sources) else None
+    num_workers = machinery.num_workers or default_num_processes(known_size, bytes_each=machinery.chunk_bytes)
     with scratch_folder(machinery.scratch_parent) as scratch:
         workers = Workers(num_workers, Scanner, settings, scratch, keep_texts, keep_rejects)
         loading = threading.Thread(target=_load_pairing)
@@ -77,15 +78,14 @@ def intake(
             if num_workers > 1:  # Polars takes a moment to start; the first chunks hide it
                 with contextlib.suppress(RuntimeError):  # no thread to be had: it is loaded when it is needed
                     loading.start()
-            tables, expected = _read_beside(inputs.sources, workers)
+            tables, expected = _read_beside(inputs.sources, workers, across_files=settings.across_files)
             gathered = Gathered()
-            seen: dict[int, array[int]] = {number: array("q") for number in tables}
+            seen: dict[int, array[int]] = {number: array("q") for number in expected}
             files = [source for source in inputs.sources if hash_inputs and source.is_plain]
             hashed = {source.number: workers.start(sha256_of, source.path) for source in files}
             watched = {source.number: hashlib.sha256() for source in inputs.sources if not source.is_plain}
-            total = size if all(source.is_plain for source in inputs.sources) else None
             with progress(
-                "reading", total=total, unit="bytes"
+                "reading", total=known_size, unit="bytes"
             ) as advance:  # starts a thread, so not before the processes
                 for scanned in workers.run(scan, _tasks(inputs.sources, settings, machinery, tables, watched)):
                     gathered.add(scanned, inputs.sources[scanned.source])
@@ -132,13 +132,18 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
             folder.rmdir()
 
 
-def _read_beside(sources: Sequence[Source], workers: Workers) -> tuple[dict[int, str], dict[int, set[int]]]:
+def _read_beside(
+    sources: Sequence[Source], workers: Workers, *, across_files: bool
+) -> tuple[dict[int, str], dict[int, set[int]]]:
     """Read the materialized inputs that lie beside rollout files: tables of tasks, and the rollouts to expect."""
     having = [(source.number, source.materialized) for source in sources if source.materialized]
+    # tasks told in one file by the dataset row and in another by themselves would never meet
+    tells_tasks = not across_files or len(having) == len(sources)
     found = workers.run(read_beside, [path for _, path in having])
     tables, expected = {}, {}
     for (number, _), beside in zip(having, found, strict=True):
-        tables[number] = beside.table
+        if tells_tasks:
+            tables[number] = beside.table
         expected[number] = set(beside.expected)
     return tables, expected
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from pipeline.settings import Format, Part
 from schemas.atomic import atomic_writer
 from schemas.errors import UsageError
+from schemas.streams import STDIN
 from schemas.terminal import path_text
 
 if TYPE_CHECKING:
@@ -46,8 +47,11 @@ def refuse_suffix(output: Path) -> None:
     Raises:
         UsageError: the suffix says something else than JSONL, gzip, zstd or Parquet.
     """
-    if output.suffix.lower() in {".bz2", ".xz", ".lz4", ".zip", ".arrow", ".csv", ".tsv", ".feather"}:
-        raise UsageError(f"{path_text(output)}: can't write {output.suffix}; expected one of {', '.join(SUFFIXES)}")
+    if output == STDIN:
+        raise UsageError(f"-o -: pairs go to a file, with a manifest beside it; name one ({', '.join(SUFFIXES)})")
+    is_special = output.exists() and not output.is_file()
+    if not is_special and not output.name.lower().endswith(SUFFIXES):
+        raise UsageError(f"{path_text(output)}: can't tell how to write it; expected one of {', '.join(SUFFIXES)}")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pipeline.scan import HAS_REASONING, IS_TRUNCATED
 from pipeline.settings import Settings
 
 CANDIDATES_AT_ONCE = 200_000
-MAX_CANDIDATES_OF_ONE_PROMPT = 500_000_000
+MAX_CANDIDATES_OF_ONE_PROMPT = 10_000_000  # about 2 GB
 TAKEN = len(PAIR_REASONS)
 PAIR_SCHEMA = {"chosen": pl.UInt32, "rejected": pl.UInt32, "margin": pl.Float64, "reason": pl.UInt8}
 

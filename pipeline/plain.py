@@ -100,10 +100,11 @@ def plain_rollout(content: bytes, settings: Settings, prompts: Prompts) -> Rollo
         return None
     name = None if record.agent_ref is None else record.agent_ref.name
     agent, index = None if settings.across_agents else name, record.task_index
+    task = task_identity_of_index(index)
     group = asked.keys.get((agent, index))
     if group is None:
-        group = asked.keys[agent, index] = group_key(question, agent=agent, task=task_identity_of_index(index))
-    named = own_name(record, response.id)
+        group = asked.keys[agent, index] = group_key(question, agent=agent, task=task)
+    own, is_unique = own_name(task, record.rollout_index, response.id)
     quoted = _encode(text)
     written = quoted if settings.format is Format.BINARY else b'[{"role":"assistant","content":%b}]' % quoted
     return Rollout(
@@ -114,8 +115,9 @@ def plain_rollout(content: bytes, settings: Settings, prompts: Prompts) -> Rollo
         reward + 0.0,
         name,
         response_number(text),
-        sample_number(named + question.digest, written, is_truncated=False),
-        named != b"",
+        sample_number(own, question, name, text, is_truncated=False),
+        own != b"",
+        is_unique,
         len(text),
         1,
         False,

@@ -21,6 +21,7 @@ class Asked(NamedTuple):
     messages: list[Message]
     tools: list[dict[str, Any]]
     question: Question | None  # None where the prompt is empty
+    open_calls: frozenset[str]  # the ids of the calls that the prompt holds
     has_tools: bool  # tools are offered, or were used already
     keys: dict[tuple[str | None, int], bytes]  # agent and task index -> group key, as far as it was needed
 
@@ -102,7 +103,8 @@ class Prompts:
         except RowDropped as drop:
             return drop
         used = any("tool_calls" in message or message["role"] == "tool" for message in messages)
-        return Asked(params, messages, tools, question, bool(tools) or used, {})
+        calls = frozenset(call["id"] for message in messages for call in message.get("tool_calls", ()) if "id" in call)
+        return Asked(params, messages, tools, question, calls, bool(tools) or used, {})
 
     def _remember(self, content: bytes, asked: Asked | RowDropped) -> None:
         self._remembered[content] = asked

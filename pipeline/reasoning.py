@@ -5,9 +5,12 @@ template opened it). Left so, chosen and rejected would differ by format. Here a
 chat templates of Qwen and DeepSeek read (`<think>`, the thoughts, `</think>`, an empty line, the answer), or none.
 """
 
+import re
 from enum import StrEnum
 
 OPENING, CLOSING = "<think>", "</think>"
+
+_BLOCK = re.compile(f"{OPENING}.*?{CLOSING}", re.DOTALL)
 
 
 class ReasoningPolicy(StrEnum):
@@ -29,7 +32,7 @@ def split_reasoning(text: str, *, separate: str = "") -> tuple[str, str]:
     opened = head.lstrip().startswith(OPENING)
     if opened:
         head = head.lstrip().removeprefix(OPENING)
-    is_reasoning = opened or (closed and OPENING not in head and not separate)
+    is_reasoning = opened or (closed and OPENING not in head and (not separate or not head.strip()))
     if not is_reasoning:  # tags that the answer speaks of
         return separate.strip(), text.lstrip("\n") if separate else text
     thoughts = [part for part in (separate.strip(), head.strip()) if part]
@@ -44,3 +47,8 @@ def join_reasoning(reasoning: str, answer: str) -> str:
 def unfinished_reasoning(reasoning: str) -> str:
     """Give the text of a policy that was cut while it thought."""
     return f"{OPENING}\n{reasoning}"
+
+
+def without_reasoning(text: str) -> str:
+    """Take out thoughts that stand further inside a text, whole blocks only."""
+    return _BLOCK.sub("", text) if OPENING in text else text

@@ -1,14 +1,22 @@
 """The usable rollout: what is left of a row once its noise is refused, and it is converted and identified."""
 
 import math
+import re
 from typing import Any, NamedTuple
-from zlib import crc32
 
 import msgspec
 
 from pipeline.attrition import Reason, RowDropped
 from pipeline.convert import Turn, response_turns
-from pipeline.identify import Question, agent_name, group_key, response_number, skills_identity, task_identity
+from pipeline.identify import (
+    Question,
+    agent_name,
+    group_key,
+    number_of,
+    response_number,
+    skills_identity,
+    task_identity,
+)
 from pipeline.materialized import rollout_key
 from pipeline.prompts import Prompts
 from pipeline.reasoning import ReasoningPolicy, unfinished_reasoning
@@ -20,6 +28,8 @@ from schemas.preference import Message
 FAILED_PREFIX = "Failed: "
 FAILED_ID_SUFFIX = "-failed"
 NOT_FINITE = {"NaN", "Infinity", "-Infinity", "inf", "-inf"}  # what record.py makes of these numbers
+
+_MADE_ID = re.compile(r"[0-9A-Fa-f]{8}")
 
 _encode = msgspec.json.Encoder().encode
 _encode_sorted = msgspec.json.Encoder(order="deterministic").encode
@@ -36,7 +46,8 @@ class Rollout(NamedTuple):
     agent: str | None
     response_number: int  # equal for responses that are the same once normalised
     sample_number: int  # equal for two records of one rollout, if it is named
-    is_named: bool
+    is_named: bool  # in its file at least
+    is_named_everywhere: bool
     num_chars: int  # that the policy wrote
     num_messages: int
     is_truncated: bool
@@ -67,7 +78,7 @@ def rollout_of(
     if is_truncated and not settings.allow_truncated_rejected:
         raise RowDropped(Reason.TRUNCATED)
     asked = prompts.asked(record.params, record.response.tools if isinstance(record.response, Response) else ABSENT)
-    turns = response_turns(items, keep_reasoning=prompts.keep_reasoning)
+    turns = response_turns(items, keep_reasoning=prompts.keep_reasoning, open_calls=asked.open_calls)
     question, turns = prompts.question_and_answer(asked, turns, has_index=record.task_index is not None)
     turns = _completion(turns, question, may_be_cut=is_truncated and prompts.keep_reasoning)
     answer = _answer(turns, settings.format, asks_with_tools=asked.has_tools)
@@ -75,17 +86,21 @@ def rollout_of(
         raise RowDropped(Reason.REASONING_MISSING)
     if reward == 0 and len(turns) == 1 and turns[0].message["content"].startswith(FAILED_PREFIX):
         raise RowDropped(Reason.FAILED, "the response is a text Failed: ...")  # by older agents, where a run failed
-    name = own_name(record, record.response.id if isinstance(record.response, Response) else None)
+    agent = agent_name(record)
+    response_id = record.response.id if isinstance(record.response, Response) else None
+    task = task_identity(record, stable=None, across_files=False)
+    name, is_unique = own_name(task, record.rollout_index, response_id)
     return Rollout(
         rollout_key(record.task_index, record.rollout_index),
         _group(record, question, settings, stable),
         question,
         answer.response,
         reward,
-        agent_name(record),
+        agent,
         response_number(answer.spoken),
-        sample_number(name + question.digest, answer.response, is_truncated=is_truncated),
+        sample_number(name, question, agent, answer.spoken, is_truncated=is_truncated),
         bool(name),
+        is_unique,
         answer.num_chars,
         len(turns),
         is_truncated,
@@ -105,7 +120,11 @@ def reward_of(record: Record, content: bytes, field: RewardField) -> float:
         row = decode_tolerant(content)
     except LineError as error:
         raise RowDropped(Reason.NOT_JSON, str(error)) from None
-    return _finite(math.fsum(weight * _number(_at(row, keys), ".".join(keys)) for weight, keys in field.terms))
+    terms = [weight * _number(_at(row, keys), ".".join(keys)) for weight, keys in field.terms]
+    try:
+        return _finite(math.fsum(terms))
+    except (OverflowError, ValueError):  # the sum is beyond the floats, or inf - inf
+        raise RowDropped(Reason.REWARD_NOT_A_NUMBER, f"the sum of {terms}") from None
 
 
 def _trajectory(record: Record) -> list[Any]:
@@ -181,6 +200,8 @@ def _completion(turns: list[Turn], question: Question, *, may_be_cut: bool) -> l
         if may_be_cut and last.reasoning:
             thoughts: Message = {**last.message, "content": unfinished_reasoning(last.reasoning)}
             return [*turns, Turn(thoughts, last.reasoning, 1)]
+        if last.reasoning:
+            raise RowDropped(Reason.RESPONSE_EMPTY, "it ends in thoughts without an answer")
     if not turns:
         raise RowDropped(Reason.RESPONSE_EMPTY)
     return turns
@@ -232,17 +253,25 @@ def _without_ids(message: Message) -> str:
 def _is_truncated(record: Record) -> bool:
     """Read `incomplete_details`, in most versions the only place where Gym tells it, and `status`."""
     response = record.response
-    return isinstance(response, Response) and (bool(response.incomplete_details) or response.status == "incomplete")
+    if not isinstance(response, Response):
+        return False
+    details = response.incomplete_details
+    is_cut = bool(details.get("reason")) if isinstance(details, dict) else bool(details)
+    return is_cut or response.status == "incomplete"
 
 
-def own_name(record: Any, response_id: object) -> bytes:
-    """Give what tells a rollout from all others of its prompt; nothing where the row says nothing."""
-    if record.rollout_index is None and not response_id:
-        return b""
-    return f"{record.task_index} {record.rollout_index} {response_id}".encode()
+def own_name(task: bytes, rollout_index: object, response_id: object) -> tuple[bytes, bool]:
+    """Give what tells a rollout from the others of its task, and whether it does so outside its file too.
+
+    A rollout index restarts in each run. An id tells responses apart if it was made to: agents also write constants.
+    """
+    is_unique = isinstance(response_id, str) and _MADE_ID.search(response_id) is not None
+    if rollout_index is None and not is_unique:
+        return b"", False
+    return b"%b %b" % (task, f"{rollout_index} {response_id}".encode()), is_unique
 
 
-def sample_number(name: bytes, response: bytes, *, is_truncated: bool) -> int:
-    """Put two checksums side by side: within one group they only have to tell a few rollouts apart."""
-    number = crc32(name) << 32 | crc32(response, is_truncated)
-    return number - (1 << 63)  # as Int64 holds it
+def sample_number(name: bytes, question: Question, agent: str | None, spoken: str, *, is_truncated: bool) -> int:
+    """Number a rollout by all that it is: its name, its question, its agent and its words."""
+    told = b"%b %d %b " % (name, is_truncated, (agent or "").encode())
+    return number_of(told + question.digest + spoken.encode())

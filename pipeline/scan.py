@@ -25,11 +25,11 @@ from pipeline.rollout import Rollout, rollout_of
 from pipeline.settings import Format, Settings
 from pipeline.spool import Spool
 
-IS_TRUNCATED, HAS_REASONING, HAS_SEVERAL_MESSAGES, IS_NAMED = 1, 2, 4, 8
+IS_TRUNCATED, HAS_REASONING, HAS_SEVERAL_MESSAGES, IS_NAMED, IS_NAMED_EVERYWHERE = 1, 2, 4, 8, 16
 
 COLUMNS = {
     "line": "i",  # in the chunk, and once all chunks are there in the file
-    "agent": "h",  # position in `agents`
+    "agent": "i",  # position in `agents`
     "reward": "d",
     "response": "q",  # equal for responses that are the same once normalised
     "sample": "q",  # equal for two records of one rollout
@@ -201,7 +201,8 @@ def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int) -> tup
         rollout.is_truncated * IS_TRUNCATED
         + rollout.has_reasoning * HAS_REASONING
         + (rollout.num_messages > 1) * HAS_SEVERAL_MESSAGES
-        + rollout.is_named * IS_NAMED,
+        + rollout.is_named * IS_NAMED
+        + rollout.is_named_everywhere * IS_NAMED_EVERYWHERE,
         rollout.num_chars,
         question.cluster,
         question.place,

@@ -13,8 +13,17 @@ from pipeline.intake import Missing
 from pipeline.settings import Format, Settings
 from pipeline.sources import COPY, Inputs
 from schemas.streams import place_text
-from schemas.terminal import counted, path_text, printable, stderr_console
+from schemas.terminal import counted, path_text, printable, stderr_console, stdout_console
 
+HINTS = {
+    Reason.NOT_JSON: "rollouts are JSONL, as gym eval run writes it",
+    Reason.NOT_A_ROLLOUT: "rollouts are JSONL, as gym eval run writes it",
+    Reason.SINGLE_ROLLOUT: "collect several rollouts of each task: gym eval run ... --num-repeats 8",
+    Reason.EQUAL_REWARDS: "dpo inspect says what to collect instead",
+    Reason.BELOW_MARGIN: "lower --min-margin",
+    Reason.TOOL_USE: "try --format preference or trl",
+    Reason.SEVERAL_TURNS: "try --format preference or trl",
+}
 MAX_NAMES = 3  # of files that are left out for one reason
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -44,11 +53,18 @@ def show_collection(collection: Collection, settings: Settings, *, verbose: bool
         )
 
 
-def show_outputs(collection: Collection, *, rejects: Path | None) -> None:
+def show_outputs(collection: Collection, *, rejects: Path | None, dry_run: bool) -> None:
     """Name the files that were written."""
     console = stderr_console()
+    if dry_run:
+        console.print("nothing was written (--dry-run)")
     for out in collection.outputs:
         console.print(f"wrote {counted(out.num_pairs, 'pair')} to {path_text(out.path)}", soft_wrap=True)
+    for path in collection.stale:
+        console.print(
+            f"{path_text(path)} is of an earlier run; its prompts may be among those written now: remove it",
+            soft_wrap=True,
+        )
     if rejects is not None:
         num_rejects = collection.attrition.dropped.total()
         console.print(f"wrote {counted(num_rejects, 'rejected row')} to {path_text(rejects)}", soft_wrap=True)
@@ -62,23 +78,25 @@ def why_no_pairs(collection: Collection, settings: Settings) -> str:
     if not attrition.rows:
         return "no pairs: the input has no rows"
     reason, count = attrition.dropped.most_common(1)[0]
+    met = collection.examples.get(reason, "").partition(": ")[2] or MEANING[reason]
+    hint = HINTS.get(reason, "dpo inspect shows more")
     return (
-        f"no pairs with rewards {settings.min_margin} or more apart, nothing written: {count:,} of {attrition.rows:,} "
-        f"rows are {reason} ({MEANING[reason]})"
+        f"no pairs, nothing written (least margin {settings.min_margin}): {count:,} of {attrition.rows:,} rows are "
+        f"{reason} ({met}); {hint}"
     )
 
 
 def show_inspection(inspection: Inspection) -> None:
-    """Print what a collection of rollouts is good for."""
-    console = stderr_console()
-    _show_inputs(inspection.inputs, inspection.missing, console)
+    """Print what a collection of rollouts is good for: the report on stdout, what was not read on stderr."""
+    _show_inputs(inspection.inputs, inspection.missing, stderr_console())
+    console = stdout_console()
     console.print(
         f"{counted(inspection.rows, 'row')}, {counted(inspection.rollouts, 'usable rollout')} "
-        f"({inspection.truncated:,} cut by a limit) of {counted(inspection.tasks, 'task')}",
+        f"of {counted(inspection.tasks, 'task')}",
         soft_wrap=True,
     )
     for reason in (reason for reason in Reason if inspection.dropped[reason]):
-        console.print(f"  {inspection.dropped[reason]:,} rows {reason}: {MEANING[reason]}", soft_wrap=True)
+        console.print(f"  {counted(inspection.dropped[reason], 'row')} {reason}: {MEANING[reason]}", soft_wrap=True)
     if not inspection.tasks:
         return
     per_task = ", ".join(f"{size} x {count:,}" for size, count in inspection.rollouts_per_task.items())

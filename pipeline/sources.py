@@ -6,11 +6,11 @@ rewards of 0.0. Such files are told by their name, or by what their first row ho
 
 import filecmp
 import glob
+import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from schemas.errors import InputError
 from schemas.lines import LineError, decode_tolerant, numbered_lines, without_margin
@@ -29,7 +29,22 @@ SIDECAR_ENDINGS = {
     ".capture.jsonl": "captured model calls",
     ".manifest.json": "a manifest",
 }
+MANIFEST = SIDECAR_ENDINGS[".manifest.json"]
 COPY = "a copy of "
+PAIRS = "preference pairs"
+REJECTS = "rejected rows"
+KINDS_BY_KEYS: tuple[tuple[set[str], set[str], str], ...] = (  # keys that a row has, keys that it has not
+    ({"prompt", "chosen", "rejected"}, {"responses_create_params"}, PAIRS),
+    ({"context", "completions"}, {"responses_create_params"}, PAIRS),
+    ({"reason", "detail", "source"}, {"responses_create_params"}, REJECTS),
+    ({"rollout_infos", "num_rollouts"}, set(), SIDECAR_ENDINGS["_reward_profiling.jsonl"]),
+    (
+        {"responses_create_params", "_ng_rollout_index"},
+        {"response", "reward", "output"},
+        SIDECAR_ENDINGS["_materialized_inputs.jsonl"],
+    ),
+)
+NUM_FIRST_ROWS = 5
 MAX_FIRST_LINE_BYTES = 64 << 20
 
 
@@ -95,10 +110,11 @@ def _expanded(places: Iterable[Path]) -> Iterator[Path]:
                 raise InputError(f"{path_text(place)}: a folder without {', '.join(ROLLOUT_SUFFIXES)} files")
             yield from found
         elif not os.path.lexists(place) and glob.has_magic(str(place)):
-            matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207 (an absolute pattern too)
-            if not matches:
+            names = glob.glob(str(place), recursive=True)  # noqa: PTH207 (an absolute pattern too)
+            matching = sorted(match for match in names if not os.path.isdir(match))  # noqa: PTH112
+            if not matching:
                 raise InputError(f"{path_text(place)}: no file matches")
-            yield from map(Path, matches)
+            yield from map(Path, matching)
         else:
             yield place
 
@@ -109,35 +125,34 @@ def _kind_by_name(path: Path) -> str | None:
 
 
 def _kind_by_content(path: Path) -> str | None:
-    """Tell a sidecar by its first row, where somebody has given it another name."""
-    row = _first_row(path)
-    if not isinstance(row, dict):
-        is_metrics = isinstance(row, list) and bool(row) and isinstance(row[0], dict) and "agent_metrics" in row[0]
+    """Tell what is no rollout file by its first rows, where somebody has given it another name.
+
+    All of them must say so: a rollout file may hold single rows that failed, in any place.
+    """
+    kinds = {_kind_of_row(row) for row in _first_rows(path)}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _kind_of_row(row: object) -> str | None:
+    if isinstance(row, list):
+        is_metrics = bool(row) and isinstance(row[0], dict) and "agent_metrics" in row[0]
         return "metrics" if is_metrics else None
+    if not isinstance(row, dict):
+        return None
     if row.get("_ng_failure_class") is not None:
-        return "failures, with placeholder rewards"
-    if "rollout_infos" in row and "num_rollouts" in row:
-        return "a reward profile"
-    if (
-        "responses_create_params" in row
-        and "_ng_rollout_index" in row
-        and not row.keys() & {"response", "reward", "output"}
-    ):
-        return "materialized inputs"
-    return None
+        return SIDECAR_ENDINGS["_failures.jsonl"]
+    return next((kind for keys, absent, kind in KINDS_BY_KEYS if keys <= row.keys() and not absent & row.keys()), None)
 
 
-def _first_row(path: Path) -> Any:
+def _first_rows(path: Path) -> Iterator[object]:
     with open_stream(path) as stream:
-        for number, content in enumerate(numbered_lines(stream, MAX_FIRST_LINE_BYTES), start=1):
-            if content and (content := without_margin(content, number)):
-                try:
-                    return decode_tolerant(content)
-                except LineError:
-                    return None
-            if content is None:
-                return None
-    return None
+        lines = enumerate(numbered_lines(stream, MAX_FIRST_LINE_BYTES), start=1)
+        rows = (content and without_margin(content, number) for number, content in lines)
+        for content in itertools.islice((content for content in rows if content != b""), NUM_FIRST_ROWS):
+            try:
+                yield None if content is None else decode_tolerant(content)
+            except LineError:
+                yield None
 
 
 def _twin(path: Path, others: Iterable[Path]) -> Path | None:

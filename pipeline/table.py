@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.attrition import Reason
 from pipeline.gather import Gathered
-from pipeline.scan import IS_NAMED
+from pipeline.scan import IS_NAMED, IS_NAMED_EVERYWHERE
 from pipeline.settings import DuplicateKeys, Settings
 
 DTYPES = {"b": pl.Int8, "h": pl.Int16, "i": pl.Int32, "q": pl.Int64, "d": pl.Float64}
@@ -65,16 +65,19 @@ def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyF
     Of equal ones one stays. Of contradicting ones none does: nothing says which verdict holds. A rollout is known by
     the row's own ids; rows without any are never taken for duplicates.
     """
-    is_named = pl.col("flags").cast(pl.Int64) & IS_NAMED != 0
-    rewards = pl.col("reward").n_unique().over("sample", "agent")
+    flags = pl.col("flags").cast(pl.Int64)
+    is_named = flags & IS_NAMED != 0
+    scope = pl.when(flags & IS_NAMED_EVERYWHERE != 0).then(-1).otherwise(pl.col("namespace"))
+    rewards = pl.col("reward").n_unique().over("sample", "scope")
     # the one that stays is of the first file by name, so that what stays of a run given twice lies together
     order = pl.col("namespace").cast(pl.Int64) * 2**32 + pl.col("row").cast(pl.Int64)
-    place = order.rank("ordinal").over("sample", "agent")
+    place = order.rank("ordinal").over("sample", "scope")
     num_samples = pl.col("sample").n_unique().over(*GROUP, "namespace", "rollout")
     is_twice = is_named & (rewards == 1) & (place > 1)
     repeats_key = (pl.col("rollout") >= 0) & (num_samples > 1) if policy is DuplicateKeys.DROP else pl.lit(False)
     return (
-        rollouts.with_columns(
+        rollouts.with_columns(scope=scope)
+        .with_columns(
             reason=pl.when(is_named & (rewards > 1))
             .then(pl.lit(Reason.CONFLICTING_REWARDS.value))
             .when(is_twice)

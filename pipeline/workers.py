@@ -123,10 +123,10 @@ def _result(future: "Future[Result]") -> Result:
         raise DpoError("a worker process is out of memory; try again with --workers 1") from error
 
 
-def default_num_processes(num_bytes: int, *, bytes_each: int) -> int:
-    """Choose the number of processes: one for each core, as far as there is work for it."""
+def default_num_processes(num_bytes: int | None, *, bytes_each: int) -> int:
+    """Choose the number of processes: one for each core, as far as there is work for it, if that is known."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, num_bytes // bytes_each))
+    return cores if num_bytes is None else max(1, min(cores, num_bytes // bytes_each))
 
 
 def _start_method() -> str:

@@ -19,7 +19,7 @@ def read_rows(
     Raises:
         InputError: the file can't be read.
     """
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path, advance)
         return
     for line in read_lines(path, advance):

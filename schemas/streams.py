@@ -34,6 +34,12 @@ def as_url(place: Path) -> str | None:
     return f"{match['scheme']}:///{rest}" if match["scheme"] == "file" else f"{match['scheme']}://{rest}"
 
 
+def local_path(place: Path) -> Path | None:
+    """Give the path of a file:// URL; None for anything else."""
+    url = as_url(place)
+    return Path(url.removeprefix("file://")) if url and url.startswith("file://") else None
+
+
 def place_text(place: Path) -> str:
     """Show an input on one line, URLs with both slashes."""
     url = as_url(place)

@@ -29,6 +29,12 @@ def stderr_console() -> Console:
     return Console(stderr=True, markup=False, emoji=False, highlight=False, width=width)
 
 
+def stdout_console() -> Console:
+    """Make such a console on stdout, for reports that are the result of a command."""
+    width = None if sys.stdout.isatty() else 110
+    return Console(markup=False, emoji=False, highlight=False, width=width)
+
+
 def printable(text: str) -> str:
     """Replace control, escape and bidirectional characters, which could drive the reader's terminal."""
     return "".join(

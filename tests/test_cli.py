@@ -29,6 +29,7 @@ def files(tmp_path, rollout, write_jsonl):
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "folder").mkdir()
     (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "loop.jsonl").symlink_to("loop.jsonl")
     return tmp_path
 
 
@@ -62,7 +63,7 @@ def snapshot(folder):
         ("collect-pairs good.jsonl --validation-fraction 1", MISUSE, "--validation-fraction"),
         ("collect-pairs good.jsonl --max-line-mb 0", MISUSE, "--max-line-mb"),
         ("collect-pairs good.jsonl --workers 0", MISUSE, "--workers"),
-        ("collect-pairs good.jsonl -o out.csv", MISUSE, "out.csv: can't write .csv; expected one of .jsonl, "),
+        ("collect-pairs good.jsonl -o out.csv", MISUSE, "out.csv: can't tell how to write it; expected one of .jsonl"),
         ("collect-pairs good.jsonl -o a.jsonl --rejects folder/../a.jsonl", MISUSE, "name two files"),
         ("collect-pairs good.jsonl --rejects good.jsonl", MISUSE, "good.jsonl: is an input too"),
         ("inspect", MISUSE, "Missing argument"),
@@ -106,12 +107,12 @@ def test_misuse_is_one_line_on_stderr_and_an_exit_code(dpo, files, args, exit_co
     [
         ("collect-pairs empty.jsonl", FAILED, "no pairs: the input has no rows"),
         ("collect-pairs malformed.jsonl", FAILED, "no pairs"),
-        ("collect-pairs pairs.jsonl", FAILED, "1 of 1 rows are not_a_rollout"),
+        ("collect-pairs pairs.jsonl", FAILED, "none of the files holds rollouts"),
         ("collect-pairs equal.jsonl", FAILED, "2 of 2 rows are equal_rewards"),
-        ("collect-pairs good.jsonl --min-margin 2", FAILED, "with rewards 2 or more apart"),
+        ("collect-pairs good.jsonl --min-margin 2", FAILED, "least margin 2"),
         ("collect-pairs good.jsonl -o folder", FAILED, "folder: is a directory; name the file to write"),
         ("collect-pairs good.jsonl -o good.jsonl/out.jsonl", FAILED, "good.jsonl/out.jsonl: can't be written: "),
-        ("collect-pairs good.jsonl -o loop", FAILED, "loop: can't be written"),
+        ("collect-pairs good.jsonl -o loop.jsonl", FAILED, "loop.jsonl: can't be written"),
     ],
 )
 def test_a_collection_that_fails_ends_with_one_line_and_leaves_nothing(dpo, files, args, exit_code, message):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.attrition import Reason
 from pipeline.collect import collect_pairs
 from pipeline.reasoning import ReasoningPolicy
-from pipeline.settings import DuplicateKeys, Format, Settings
+from pipeline.settings import DuplicateKeys, Format, Settings, Strategy
 from schemas.errors import InputError
 from schemas.preference import read_pairs
 from schemas.validation import validate_file
@@ -353,7 +353,7 @@ def test_two_agents_that_say_the_same_are_two_rollouts(collect, rollout):
 
 def run_of_two(rollout, rewards=(1, 0)):
     return [
-        indexed(rollout, f"A{index}", reward, rollout_index=index, response_id=f"resp_{index}")
+        indexed(rollout, f"A{index}", reward, rollout_index=index, response_id=f"resp_{index:032x}")
         for index, reward in enumerate(rewards)
     ]
 
@@ -617,3 +617,88 @@ def test_the_short_way_gives_what_the_long_way_gives(tmp_path_factory, rows, for
         pairs = output.read_bytes() if output.exists() else b""
         results.append((collection.attrition.as_dict(), reasons, pairs))
     assert results[0] == results[1]
+
+
+def test_rollouts_of_other_tasks_are_never_the_same_rollout(collect, rollout):
+    """Equal words, equal indices: only an index, an id or what the verifier compares with tells the tasks apart."""
+    for told in (
+        [{"difficulty": "easy"}, {"difficulty": "hard"}],
+        [{"_ng_task_id": {"taskset": "s", "task_id": "1"}}, {"_ng_task_id": {"taskset": "s", "task_id": "2"}}],
+        [{"_ng_task_index": 1}, {"_ng_task_index": 2}],
+    ):
+        rows = [
+            rollout(response=text, reward=reward, _ng_rollout_index=index, **keys)
+            for keys, rewards in zip(told, ((1, 0), (0, 1)), strict=True)
+            for index, (text, reward) in enumerate(zip("xy", rewards, strict=True))
+        ]
+        attrition, pairs = collect(rows)
+        assert (dict(attrition.dropped), sorted(texts(pairs))) == ({}, [("Q", "x", "y"), ("Q", "y", "x")])
+
+
+def test_short_answers_of_many_tasks_are_no_duplicates(collect, rollout):
+    """Two tasks whose names have the same CRC-32 once lost their rows; here are pairs of such names."""
+    rows = [
+        rollout(f"Q{task}", text, reward, _ng_task_index=task, _ng_rollout_index=index)
+        for task in (97431, 165438)
+        for index, (text, reward) in enumerate((("A", task % 2), ("B", 1 - task % 2)))
+    ]
+    for row, name in zip(rows, ("r97431", "x1", "r165438", "x2"), strict=True):
+        row["response"]["id"] = name
+    attrition, pairs = collect(rows)
+    assert (dict(attrition.dropped), len(pairs)) == ({}, 2)
+
+
+def test_an_id_that_all_responses_have_names_none(collect, rollout):
+    rows = [rollout(response=text, reward=reward) for text, reward in (("A", 1), ("A", 1), ("B", 0), ("C", 1))]
+    for row in rows:
+        row["response"]["id"] = "rollout"
+    attrition, pairs = collect(rows)
+    assert (dict(attrition.dropped), len(pairs)) == ({}, 3)
+
+
+def test_a_rollout_index_names_nothing_outside_its_file(collect, rollout):
+    one = [indexed(rollout, "A", 1), indexed(rollout, "B", 0, rollout_index=1)]
+    two = [indexed(rollout, "A", 1), indexed(rollout, "C", 0, rollout_index=1)]
+    attrition, pairs = collect({"one.jsonl": one, "two.jsonl": two})
+    assert (dict(attrition.dropped), sorted(texts(pairs))) == ({}, [("Q", "A", "B"), ("Q", "A", "C")])
+
+
+def test_agents_that_say_the_same_are_told_apart_whatever_the_order(collect, rollout):
+    rows = [
+        rollout(response=text, reward=reward, _ng_task_index=0, agent_ref={"name": name})
+        for text, reward, name in (("bad", 0, "A"), ("bad", 0, "B"), ("good", 1, "C"))
+    ]
+    settings = {"across_agents": True, "sources": False, "strategy": Strategy.BEST_WORST}
+    outputs = {
+        json.dumps(collect([rows[i] for i in order], **settings)[1]) for order in ((0, 1, 2), (1, 0, 2), (2, 1, 0))
+    }
+    assert len(outputs) == 1
+
+
+def test_a_failed_first_row_does_not_throw_its_file_away(collect, rollout):
+    failed = rollout(response="C", _ng_failure_class="judge_failed")
+    attrition, pairs = collect([failed, rollout(response="A", reward=1), rollout(response="B", reward=0)])
+    assert (attrition.rows, dict(attrition.dropped), len(pairs)) == (3, {Reason.FAILED: 1}, 1)
+
+
+def test_what_is_drawn_does_not_depend_on_the_form(collect, rollout):
+    rows = [rollout(response=f"A{number}", reward=number) for number in range(8)]
+    drawn = set()
+    for form in (Format.BINARY, Format.TRL):
+        _, pairs = collect(rows, format=form, strategy=Strategy.RANDOM, num_pairs=3)
+        drawn.add(tuple((pair["chosen_reward"], pair["rejected_reward"]) for pair in pairs))
+    assert len(drawn) == 1
+
+
+def test_files_with_and_without_materialized_inputs_meet(collect, rollout, tmp_path, write_jsonl):
+    beside = [{"responses_create_params": {"input": "Q"}, "_ng_task_index": 0, "_ng_rollout_index": 0, "uuid": "u"}]
+    write_jsonl(tmp_path / "one_materialized_inputs.jsonl", beside)
+    files = {"one.jsonl": [indexed(rollout, "A", 1)], "two.jsonl": [indexed(rollout, "B", 0)]}
+    _, pairs = collect(files, across_files=True)
+    assert texts(pairs) == [("Q", "A", "B")]
+
+
+def test_many_agents(collect, rollout):
+    rows = [rollout("Q", f"{n}", n % 2, agent_ref={"name": f"agent {n // 2}"}) for n in range(2 * 33_000)]
+    attrition, _ = collect(rows)
+    assert attrition.pairs == 33_000

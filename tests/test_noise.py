@@ -9,7 +9,7 @@ import pytest
 from pipeline.attrition import MEANING, Reason
 from pipeline.collect import collect_pairs
 from pipeline.reasoning import ReasoningPolicy
-from pipeline.settings import Format, Settings
+from pipeline.settings import Format, RewardField, Settings
 
 
 def said(text):
@@ -524,3 +524,17 @@ def test_all_reasons_add_up(rollout, collect):
         ("good", "A", "B"),
         ("good", "A", "C"),
     ]
+
+
+@pytest.mark.parametrize("field", ["rc.a+rc.b", "10*rc.a+-10*rc.b"])
+def test_a_sum_of_rewards_beyond_the_floats_is_a_named_drop(rollout, collect, field):
+    settings = {"reward_field": RewardField.parse(field)}
+    collection, _ = collect([rollout(rc={"a": 1e308, "b": 1e308})], **settings)
+    assert dict(collection.attrition.dropped) == {Reason.REWARD_NOT_A_NUMBER: 1}
+
+
+def test_details_without_a_reason_cut_nothing(rollout, collect):
+    row = rollout()
+    row["response"]["incomplete_details"] = {"reason": None}
+    collection, pairs = collect([row, rollout(response="B", reward=0)])
+    assert (dict(collection.attrition.dropped), len(pairs)) == ({}, 1)

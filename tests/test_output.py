@@ -285,7 +285,7 @@ def sha256(path):
 
 def test_the_manifest_names_settings_digests_attrition_and_versions(tmp_path, rollouts):
     packed = tmp_path / "more.jsonl.gz"
-    packed.write_bytes(gzip.compress(rollouts.read_bytes()))
+    packed.write_bytes(gzip.compress(rollouts.read_bytes().replace(b"Say hi", b"Say ho")))
     output = tmp_path / "dpo_train.jsonl.gz"
     settings = Settings(test_fraction=0.5, seed=3)
     collection = collect_pairs([rollouts, packed], output, settings, ALONE)
@@ -335,10 +335,14 @@ def test_the_files_of_a_split(tmp_path, rollout, write_jsonl, output, names):
     assert files_below(folder) == names
 
 
-@pytest.mark.parametrize("name", ["out.csv", "out.jsonl.bz2", "out.jsonl.xz", "out.zip", "out.arrow", "out.PARQUET.XZ"])
+@pytest.mark.parametrize(
+    "name",
+    ["out", "out.json", "out.csv", "-", "out.jsonl.bz2", "out.jsonl.xz", "out.zip", "out.arrow", "out.PARQUET.XZ"],
+)
 def test_a_packing_that_is_not_known_is_refused_before_the_work(tmp_path, rollouts, name):
-    with pytest.raises(UsageError, match=r"can't write \.\w+; expected one of \.jsonl, \.jsonl\.gz"):
-        collect_pairs([rollouts], tmp_path / name, Settings(), ALONE)
+    output = Path(name) if name == "-" else tmp_path / name
+    with pytest.raises(UsageError, match=r"\.jsonl, \.jsonl\.gz, \.jsonl\.zst, \.parquet"):
+        collect_pairs([rollouts], output, Settings(), ALONE)
     assert files_below(tmp_path) == ["rollouts.jsonl"]
 
 
@@ -596,3 +600,43 @@ def big(tmp_path_factory):
             }
             stream.write(json.dumps(row) + "\n")
     return path
+
+
+def test_no_file_that_was_named_is_written_over(dpo, tmp_path, rollout, write_jsonl):
+    """As a URL, through stdin, as a copy of another input, as a sidecar: it is an input all the same."""
+    rows = [rollout(response="A", reward=1), rollout(response="B", reward=0)]
+    for name in ("a.jsonl", "copy.jsonl", "a_failures.jsonl", "a_materialized_inputs.jsonl"):
+        write_jsonl(tmp_path / name, rows)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for places, output in (
+        ([f"file://{tmp_path}/a.jsonl"], "a.jsonl"),
+        (["a.jsonl", "copy.jsonl"], "copy.jsonl"),
+        (["a.jsonl", "a_failures.jsonl"], "a_failures.jsonl"),
+        (["a.jsonl"], "a_materialized_inputs.jsonl"),
+    ):
+        run = dpo("collect-pairs", *places, "-o", output)
+        assert (run.returncode, "is an input too" in run.stderr) == (2, True), (places, run.stderr)
+    command = f"{sys.executable} -m cli collect-pairs - -o a.jsonl < a.jsonl"
+    shell = subprocess.run(
+        command, shell=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False
+    )
+    assert shell.returncode == 2
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_second_run_in_a_folder_reads_what_the_first_read(dpo, tmp_path, rollout, write_jsonl):
+    write_jsonl(
+        tmp_path / "run.jsonl", [rollout(response="A", reward=1), rollout(response="B", reward=0), rollout("alone")]
+    )
+    runs = [dpo("collect-pairs", ".", "--rejects", "rejects.jsonl", "--json") for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
+    first, second = (json.loads(run.stdout) for run in runs)
+    assert (first["rows"], first["pairs"]) == (second["rows"], second["pairs"]) == (3, 1)
+    assert {Path(entry["path"]).name for entry in second["left_out"]} == {"dpo_train.jsonl", "rejects.jsonl"}
+
+
+def test_a_part_of_an_earlier_run_is_told_of(dpo, tmp_path, rollout, write_jsonl):
+    rows = [rollout(f"Q{n}", answer, reward) for n in range(9) for answer, reward in (("A", 1), ("B", 0))]
+    write_jsonl(tmp_path / "run.jsonl", rows)
+    assert "remove it" not in dpo("collect-pairs", "run.jsonl", "--validation-fraction", "0.3").stderr
+    assert "dpo_val.jsonl is of an earlier run" in dpo("collect-pairs", "run.jsonl").stderr

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.attrition import Reason, RowDropped
 from pipeline.prompts import Prompts
-from pipeline.reasoning import ReasoningPolicy, join_reasoning, split_reasoning
+from pipeline.reasoning import ReasoningPolicy, join_reasoning, split_reasoning, without_reasoning
 from pipeline.record import decode_record
 from pipeline.rollout import rollout_of
 from pipeline.settings import Format, Settings
@@ -181,3 +181,19 @@ def test_thoughts_of_each_message_of_a_turn_are_found(items):
     """Two model calls in a row, without a reasoning parser."""
     assert written(items, ReasoningPolicy.STRIP) == "AB"
     assert written(items, ReasoningPolicy.KEEP) == "<think>\none\ntwo\n</think>\n\nAB"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("Sure. <think>secret</think> b", "Sure.  b"),
+        ("<think>a</think>x<think>b</think>y", "xy"),
+        ("a <think> b", "a <think> b"),
+    ],
+)
+def test_strip_leaves_no_thoughts_inside_a_text(text, left):
+    assert without_reasoning(split_reasoning(text)[1]) == left
+
+
+def test_a_closing_tag_that_only_ends_thoughts_given_apart_is_taken_off():
+    assert split_reasoning("</think>\n\nAns", separate="R") == ("R", "Ans")
