@@ -114,7 +114,7 @@ def _pair_and_write(
         write_manifest(
             manifest_path(output),
             settings=settings,
-            inputs=[_input_entry(source.path, taken.digests.get(source.number)) for source in inputs.sources],
+            inputs=[_input_entry(path, taken.digests.get(path)) for path in _read(inputs)],
             outputs=outputs,
             attrition=attrition,
         )
@@ -252,10 +252,7 @@ def _given(inputs: Inputs) -> Iterator[Path]:
 
     Pairs and rejects of an earlier run, found in a folder, are written anew.
     """
-    for source in inputs.sources:
-        yield source.path
-        if source.materialized:
-            yield source.materialized
+    yield from _read(inputs)
     yield from (path for path, kind in inputs.left_out if kind not in {PAIRS, REJECTS, MANIFEST})
 
 
@@ -289,6 +286,14 @@ def _folder_of(output: Path) -> Path | None:
 def _is_special(path: Path) -> bool:
     """Tell a pipe or a device from a file, there or not."""
     return path.exists() and not path.is_file()
+
+
+def _read(inputs: Inputs) -> Iterator[Path]:
+    """Name all files that the pairs were made of."""
+    for source in inputs.sources:
+        yield source.path
+        if source.materialized:
+            yield source.materialized
 
 
 def _input_entry(path: Path, digest: str | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Intake:
 
     gathered: Gathered
     missing: list[Missing]
-    digests: dict[int, str]  # sha256 of the sources, as they are stored
+    digests: dict[Path, str]  # sha256 of what was read, as it is stored
     workers: Workers
     scratch: Path
 
@@ -81,8 +81,9 @@ def intake(
             tables, expected = _read_beside(inputs.sources, workers, across_files=settings.across_files)
             gathered = Gathered()
             seen: dict[int, array[int]] = {number: array("q") for number in expected}
-            files = [source for source in inputs.sources if hash_inputs and source.is_plain]
-            hashed = {source.number: workers.start(sha256_of, source.path) for source in files}
+            files = [source.path for source in inputs.sources if source.is_plain]
+            files += [source.materialized for source in inputs.sources if source.materialized]
+            hashed = {path: workers.start(sha256_of, path) for path in files if hash_inputs}
             watched = {source.number: hashlib.sha256() for source in inputs.sources if not source.is_plain}
             with progress(
                 "reading", total=known_size, unit="bytes"
@@ -92,8 +93,8 @@ def intake(
                     if scanned.source in seen:
                         seen[scanned.source].extend(scanned.keys)
                     advance(scanned.num_bytes, scanned.num_rows)
-            digests = {number: digest() for number, digest in hashed.items()}
-            digests |= {number: digest.hexdigest() for number, digest in watched.items()}
+            digests = {path: digest() for path, digest in hashed.items()}
+            digests |= {inputs.sources[number].path: digest.hexdigest() for number, digest in watched.items()}
             missing = [
                 Missing(inputs.sources[number].path, len(keys), len(keys - set(seen[number])))
                 for number, keys in expected.items()

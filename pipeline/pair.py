@@ -18,7 +18,6 @@ from pipeline.settings import Settings
 CANDIDATES_AT_ONCE = 200_000
 MAX_CANDIDATES_OF_ONE_PROMPT = 10_000_000  # about 2 GB
 TAKEN = len(PAIR_REASONS)
-PAIR_SCHEMA = {"chosen": pl.UInt32, "rejected": pl.UInt32, "margin": pl.Float64, "reason": pl.UInt8}
 
 OF_PAIRING = ("reward", "response", "flags", "num_chars", "agent", "sample")
 

@@ -97,10 +97,24 @@ def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
 
 def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
     prompt = row["prompt"]
-    return PreferencePair(
+    return _from_sides(
+        row,
+        source,
         prompt=(Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt),
         chosen=(Message(role="assistant", content=row["chosen"]),),
         rejected=(Message(role="assistant", content=row["rejected"]),),
+    )
+
+
+def _from_messages(row: dict[str, Any], source: str) -> PreferencePair:
+    chosen, rejected = (_single_message(row[side]) for side in ("chosen", "rejected"))
+    return _from_sides(row, source, prompt=tuple(row["prompt"]), chosen=chosen, rejected=rejected)
+
+
+def _from_sides(row: dict[str, Any], source: str, **messages: tuple[Message, ...]) -> PreferencePair:
+    """Make a pair of a row whose columns name the side."""
+    return PreferencePair(
+        **messages,
         source=source,
         chosen_reward=row.get("chosen_reward"),
         rejected_reward=row.get("rejected_reward"),
@@ -120,19 +134,6 @@ def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
         rejected_reward=worse.get("reward"),
         chosen_truncated=better.get("truncated") or False,
         rejected_truncated=worse.get("truncated") or False,
-    )
-
-
-def _from_messages(row: dict[str, Any], source: str) -> PreferencePair:
-    return PreferencePair(
-        prompt=tuple(row["prompt"]),
-        chosen=_single_message(row["chosen"]),
-        rejected=_single_message(row["rejected"]),
-        source=source,
-        chosen_reward=row.get("chosen_reward"),
-        rejected_reward=row.get("rejected_reward"),
-        chosen_truncated=row.get("chosen_truncated") or False,
-        rejected_truncated=row.get("rejected_truncated") or False,
     )
 
 

@@ -8,8 +8,6 @@ from schemas.errors import InputError
 from schemas.lines import LineError, decode_strict, read_lines
 from schemas.terminal import path_text, printable
 
-PARQUET_MAGIC = b"PAR1"
-
 
 def read_rows(
     path: Path, advance: Callable[[int], None] = lambda amount: None

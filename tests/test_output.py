@@ -640,3 +640,16 @@ def test_a_part_of_an_earlier_run_is_told_of(dpo, tmp_path, rollout, write_jsonl
     write_jsonl(tmp_path / "run.jsonl", rows)
     assert "remove it" not in dpo("collect-pairs", "run.jsonl", "--validation-fraction", "0.3").stderr
     assert "dpo_val.jsonl is of an earlier run" in dpo("collect-pairs", "run.jsonl").stderr
+
+
+def test_materialized_inputs_that_were_used_are_in_the_manifest(tmp_path, rollout, write_jsonl):
+    rows = [rollout(response=text, reward=reward, _ng_task_index=0) for text, reward in (("A", 1), ("B", 0))]
+    source = tmp_path / "run.jsonl.gz"
+    source.write_bytes(gzip.compress(write_jsonl(tmp_path / "rows.txt", rows).read_bytes()))
+    params = {"responses_create_params": {"input": "Q"}, "_ng_task_index": 0, "_ng_rollout_index": 0}
+    beside = write_jsonl(tmp_path / "run_materialized_inputs.jsonl", [params])
+    collect_pairs([source], tmp_path / "out.jsonl", Settings(), ALONE)
+    manifest = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())
+    assert [(entry["path"], entry["sha256"]) for entry in manifest["inputs"]] == [
+        (str(path), sha256(path)) for path in (source, beside)
+    ]
