@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.attrition import Reason
@@ -119,6 +119,8 @@ def test_the_division_into_files_changes_no_byte(lines, choices, data):
     files = {name: [] for name in names}
     for line in lines:
         files[data.draw(st.sampled_from(names))].append(line)
+    filled = [tuple(content) for content in files.values() if content]
+    assume(len({*filled}) == len(filled))  # files of the same content are one run given twice, and read once
     whole = collected({"in.jsonl": lines}, choices)
     assert collected(files, choices) == whole
     _, placed = collected(files, with_sources(choices))
