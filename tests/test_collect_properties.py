@@ -71,6 +71,16 @@ CHOICES = st.builds(
 )
 
 
+def name_within_file(line):
+    """Give what tells two equal rows of one file to be one rollout; in two files they are rollouts of two runs."""
+    try:
+        row = json.loads(line)
+        names = row.get("_ng_rollout_index"), row["response"].get("id")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return None if names == (None, None) else (row.get("_ng_task_index"), *names)
+
+
 def collected(files, choices, machinery=None):
     """Collect from files of these lines; give the account and the contents of the outputs."""
     with tempfile.TemporaryDirectory() as folder:
@@ -117,8 +127,10 @@ def test_the_division_into_files_changes_no_byte(lines, choices, data):
     choices = Settings(**{name: getattr(choices, name) for name in choices.__slots__} | {"across_files": True})
     names = data.draw(st.lists(st.sampled_from(["b.jsonl", "a.jsonl", "c.jsonl.gz"]), min_size=1, unique=True))
     files = {name: [] for name in names}
+    of_name = {}
     for line in lines:
-        files[data.draw(st.sampled_from(names))].append(line)
+        file = data.draw(st.sampled_from(names))
+        files[of_name.setdefault(name_within_file(line), file) if name_within_file(line) else file].append(line)
     filled = [tuple(content) for content in files.values() if content]
     assume(len({*filled}) == len(filled))  # files of the same content are one run given twice, and read once
     whole = collected({"in.jsonl": lines}, choices)
