@@ -101,6 +101,7 @@ class Attrition:
     pairs: int
     left_out: Counter[Reason] = field(default_factory=Counter)  # pairs of different rewards that were not taken
     several_messages: int = 0  # pairs with a response of several messages
+    with_token_ids: int | None = None  # pairs that carry the policy's token ids; None: they were not asked for
 
     def as_dict(self) -> dict[str, object]:
         """Give the account as JSON types."""
@@ -108,12 +109,14 @@ class Attrition:
             key: getattr(self, key)
             for key in ("parsed", "eligible", "groups", "varied_groups", "paired_groups", "paired_rollouts", "pairs")
         }
+        asked_for = {} if self.with_token_ids is None else {"pairs_with_token_ids": self.with_token_ids}
         return {
             "rows": self.rows,
             "dropped": named(self.dropped),
             **counts,
             "left_out_pairs": named(self.left_out),
             "pairs_of_several_messages": self.several_messages,
+            **asked_for,
         }
 
     def check(self) -> None:

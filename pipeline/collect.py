@@ -149,6 +149,7 @@ def _account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attriti
         pairs=len(pairing.pairs),
         left_out=pairing.left_out,
         several_messages=pairing.num_several_messages,
+        with_token_ids=pairing.num_with_token_ids,
     )
     attrition.check()
     return attrition
@@ -193,7 +194,7 @@ def _write(
     with ExitStack() as stack:
         advance = stack.enter_context(progress("writing", total=total, unit="pairs"))
         for out in outputs:
-            write = stack.enter_context(open_output(out.path, settings.format, out))
+            write = stack.enter_context(open_output(out.path, settings, out))
             for composed in taken.workers.run(compose, _compose_tasks(files[out.path], rollouts, names, num_slots)):
                 write(_content(taken.scratch / composed.name, composed.num_bytes))
                 advance(composed.num_rows)
@@ -213,9 +214,11 @@ def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names, nu
     """Cut the pairs into tasks of some megabytes of output each."""
     import polars as pl
 
-    ranked = rollouts.ranked.select("row", "reward", "flags", "agent", "group_high", "group_low")
+    asked_in_ids = {"prompt_tokens"} & set(rollouts.ranked.columns)
+    ranked = rollouts.ranked.select("row", "reward", "flags", "agent", "group_high", "group_low", *asked_in_ids)
     columns = pl.concat([ranked.drop("row"), rollouts.payload[ranked["row"]]], how="horizontal")
-    sizes = columns.select(size=pl.sum_horizontal("prompt_bytes", "response_bytes").cast(pl.Int64))["size"]
+    written = [name for name in columns.columns if name.endswith("_bytes") and name != "tools_bytes"]
+    sizes = columns.select(size=pl.sum_horizontal(written).cast(pl.Int64))["size"]
     ends = (sizes.gather(pairs["chosen"]) + sizes.gather(pairs["rejected"])).cum_sum() // COMPOSED_BYTES
     starts = [0, *(ends != ends.shift(1)).fill_null(False).arg_true().to_list(), len(pairs)]
     for number, (start, end) in enumerate(itertools.pairwise(starts)):

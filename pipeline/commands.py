@@ -141,6 +141,10 @@ def collect_pairs_command(
     sources: Annotated[
         bool, typer.Option("--sources/--no-sources", help="Write file and line of both rollouts into each row.")
     ] = True,
+    token_ids: Annotated[
+        bool,
+        typer.Option("--token-ids", help="Write the token ids that the policy sampled into each row, where known."),
+    ] = False,
     rejects: Annotated[
         Path | None, typer.Option(help="File for the rows that are in no pair, each with its reason.")
     ] = None,
@@ -181,6 +185,7 @@ def collect_pairs_command(
         test_fraction=test_fraction,
         seed=seed,
         sources=sources,
+        token_ids=token_ids,
         max_line_bytes=max_line_mb * MIB,
     )
     from pipeline.collect import collect_pairs

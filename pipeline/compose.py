@@ -6,6 +6,7 @@ they are, TRL's trainers those of `trl`; all of them ignore the columns that lea
 
 import os
 import struct
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -13,6 +14,10 @@ import msgspec
 from pipeline.scan import IS_TRUNCATED, Scanner
 from pipeline.settings import Format, Settings
 from pipeline.spool import SpoolReader
+from pipeline.token_ids import NO_IDS, Tokens
+
+TOKEN_SIZES = ("prompt_tokens_bytes", "response_tokens_bytes", "loss_mask_bytes")
+UNKNOWN = Tokens(b"null", b"null", b"null")
 
 Columns = dict[str, list[int] | list[float]]
 
@@ -69,6 +74,7 @@ class _Rows:
         self._ranked = settings.format is Format.PREFERENCE
         self._chosen: dict[int, tuple[bytes, bytes, bytes]] = {}
         self._rejected: dict[int, tuple[bytes, bytes]] = {}
+        self._known_tokens: dict[int, Tokens] = {}
         self._margins: dict[float, bytes] = {}
         self._sources = [_encode(source)[:-1] for source in task.names.sources]
         self._agents = [_encode(agent) for agent in task.names.agents]
@@ -85,17 +91,10 @@ class _Rows:
                 self._agents[int(self._task.rollouts["agent"][place - self._task.first_place])]
                 for place in (chosen, rejected)
             )
-            return b"".join(
-                (
-                    better[0],
-                    worse[0],
-                    better[1],
-                    worse[1],
-                    told,
-                    b',"chosen_agent":%b,"rejected_agent":%b' % tuple(agents),
-                    better[2],
-                )
-            )
+            told += b',"chosen_agent":%b,"rejected_agent":%b' % tuple(agents)
+        if self._settings.token_ids:
+            prompt, of_chosen, of_rejected = self._tokens_of_pair(chosen, rejected)
+            return b"".join((better[0], of_chosen, worse[0], of_rejected, better[1], worse[1], prompt, told, better[2]))
         return b"".join((better[0], worse[0], better[1], worse[1], told, better[2]))
 
     def _as_chosen(self, place: int) -> tuple[bytes, bytes, bytes]:
@@ -104,8 +103,8 @@ class _Rows:
         prompt, tools = self._asked(column, index)
         response, told = self._response(column, index), self._told(column, index, b"chosen_")
         if self._ranked:
-            begin = b'{"context":%b,"completions":[{"rank":0,"completion":%b%b}' % (prompt, response, told)
-            tail = b',"tools":' + tools if tools else b""
+            begin = b'{"context":%b,"completions":[{"rank":0,"completion":%b%b' % (prompt, response, told)
+            tail = b'}],"tools":' + tools if tools else b"}]"
         else:
             begin = b'{"prompt":%b,"chosen":%b' % (prompt, response)
             if tools:  # TRL decodes them itself
@@ -121,10 +120,38 @@ class _Rows:
         """Give the rejected response's part, and what follows both responses."""
         column, index = self._task.rollouts, place - self._task.first_place
         response, told = self._response(column, index), self._told(column, index, b"rejected_")
-        ranked = b',{"rank":1,"completion":%b%b}]' % (response, told) if self._ranked else b""
+        ranked = b'},{"rank":1,"completion":%b%b' % (response, told) if self._ranked else b""
         pieces = (ranked, b"") if self._ranked else (b',"rejected":' + response, told)
         self._rejected[place] = pieces
         return pieces
+
+    def _tokens_of_pair(self, chosen: int, rejected: int) -> tuple[bytes, bytes, bytes]:
+        """Give the columns of token ids: the prompt's, and those of each side; all are null or none is."""
+        places = [place - self._task.first_place for place in (chosen, rejected)]
+        asked = [self._task.rollouts["prompt_tokens"][index] for index in places]
+        if asked[0] != asked[1] or asked[0] == NO_IDS:
+            tokens = [UNKNOWN, UNKNOWN]
+        else:
+            tokens = [self._tokens(place, index) for place, index in zip((chosen, rejected), places, strict=True)]
+        names = (b"", b"") if self._ranked else (b"chosen_", b"rejected_")
+        of_chosen, of_rejected = (
+            b',"%btoken_ids":%b,"%bloss_mask":%b' % (name, each.response, name, each.loss_mask)
+            for name, each in zip(names, tokens, strict=True)
+        )
+        return b',"prompt_token_ids":' + tokens[0].prompt, of_chosen, of_rejected
+
+    def _tokens(self, place: int, index: int) -> Tokens:
+        """Read the ids of one rollout."""
+        known = self._known_tokens.get(place)
+        if known is None:
+            column = self._task.rollouts
+            sizes = [int(column[name][index]) for name in TOKEN_SIZES]
+            spool, offset = self._task.names.spools[int(column["spool"][index])], int(column["tokens_offset"][index])
+            content = self._reader.read(spool, offset, sum(sizes))
+            ends = tuple(accumulate(sizes, initial=0))
+            known = Tokens(*(content[start:end] for start, end in pairwise(ends)))
+            self._known_tokens[place] = known
+        return known
 
     def _told(self, column: Columns, index: int, side: bytes) -> bytes:
         """Say what the table knows of a rollout; beside a completion, the keys need not name the side."""

@@ -68,11 +68,16 @@ def response_turns(items: list[Any], *, keep_reasoning: bool, open_calls: frozen
     Raises:
         RowDropped: the trajectory holds media, refusals, results of calls that were never made, or what is not known.
     """
-    if items and all(isinstance(item, list) for item in items):
-        items = decode_items(items[-1])
-    turns = list(_turns(items, Reason.RESPONSE_UNSUPPORTED, keep_reasoning=keep_reasoning))
+    turns = list(_turns(last_snapshot(items), Reason.RESPONSE_UNSUPPORTED, keep_reasoning=keep_reasoning))
     _refuse_orphans(turns, Reason.RESPONSE_UNSUPPORTED, open_calls)
     return turns
+
+
+def last_snapshot(items: list[Any]) -> list[Any]:
+    """Give the items of a trajectory, also where each step has a list of all of them so far."""
+    if items and all(isinstance(item, list) for item in items):
+        return decode_items(items[-1])
+    return items
 
 
 def chat_tools(tools: object) -> list[dict[str, Any]]:
@@ -100,12 +105,12 @@ def _turns(items: list[Any], unsupported: Reason, *, keep_reasoning: bool) -> It
         kind = item.type if item.type is not None else "message"
         role = item.role if item.role is not None else "assistant" if unsupported is Reason.RESPONSE_UNSUPPORTED else ""
         if kind == "message" and role == "assistant":
-            texts.append(_text(item.content, unsupported))
+            texts.append(text_of(item.content, unsupported))
             calls += _inline_calls(item.tool_calls, unsupported)
         elif kind == "function_call":
             calls.append(_call(item.call_id, item.name, item.arguments, unsupported))
         elif kind == "reasoning":
-            thoughts.append(_text(item.summary, unsupported) or _text(item.content, unsupported))
+            thoughts.append(text_of(item.summary, unsupported) or text_of(item.content, unsupported))
         else:
             other = _other_turn(item, kind, role, unsupported)
             if texts or thoughts or calls:
@@ -138,11 +143,11 @@ def _assistant_turn(
 def _other_turn(item: Item, kind: object, role: object, unsupported: Reason) -> Message:
     """Make the message of what is not the policy's."""
     if kind == "function_call_output":
-        return _tool_result(item.call_id, _text(item.output, unsupported), unsupported)
+        return _tool_result(item.call_id, text_of(item.output, unsupported), unsupported)
     if kind == "message" and role == "tool":
-        return _tool_result(item.tool_call_id or item.call_id, _text(item.content, unsupported), unsupported)
+        return _tool_result(item.tool_call_id or item.call_id, text_of(item.content, unsupported), unsupported)
     if kind == "message" and isinstance(role, str) and role in ROLES:
-        return Message(role=role, content=_text(item.content, unsupported))
+        return Message(role=role, content=text_of(item.content, unsupported))
     if isinstance(kind, str) and kind in MEDIA_ITEMS:
         raise RowDropped(Reason.MEDIA, f"an item of type {kind}")
     raise RowDropped(unsupported, f"an item of type {_word(kind)}, role {_word(role) or 'none'}")
@@ -211,7 +216,7 @@ def _refuse_orphans(turns: list[Turn], unsupported: Reason, known: frozenset[str
             raise RowDropped(unsupported, "a tool's output without its call")
 
 
-def _text(content: object, unsupported: Reason) -> str:
+def text_of(content: object, unsupported: Reason) -> str:
     """Join all parts of a content; a part is a piece of one text, so nothing comes between."""
     if isinstance(content, str):
         return content

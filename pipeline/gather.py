@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.attrition import Reason
-from pipeline.scan import COLUMNS, Scanned
+from pipeline.scan import COLUMNS, Scanned, columns_of, empty_columns
+from pipeline.settings import Settings
 from pipeline.sources import Source
 
 EXTRA_COLUMNS = {"group_high": "q", "group_low": "q", "source": "i", "namespace": "i", "spool": "h"}
@@ -16,9 +17,7 @@ EXTRA_COLUMNS = {"group_high": "q", "group_low": "q", "source": "i", "namespace"
 class Gathered:
     """What all chunks gave, put together as they come."""
 
-    columns: dict[str, Any] = field(
-        default_factory=lambda: {name: array(code) for name, code in {**COLUMNS, **EXTRA_COLUMNS}.items()}
-    )
+    columns: dict[str, Any] = field(default_factory=lambda: empty_columns({**COLUMNS, **EXTRA_COLUMNS}))
     agents: dict[str | None, int] = field(default_factory=dict)
     spools: dict[str, int] = field(default_factory=dict)
     dropped: Counter[Reason] = field(default_factory=Counter)
@@ -27,6 +26,11 @@ class Gathered:
     rejected: list[tuple[int, int, Reason, str]] = field(default_factory=list)
     num_rows: int = 0
     num_lines: Counter[int] = field(default_factory=Counter)  # of each source
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Gathered":
+        """Start with the columns that the settings ask for."""
+        return cls(dict(empty_columns({**columns_of(settings), **EXTRA_COLUMNS})))
 
     def add(self, scanned: Scanned, source: Source) -> None:
         """Take in the next chunk; the chunks of a file come in its order."""

@@ -79,7 +79,7 @@ def intake(
                 with contextlib.suppress(RuntimeError):  # no thread to be had: it is loaded when it is needed
                     loading.start()
             tables, expected = _read_beside(inputs.sources, workers, across_files=settings.across_files)
-            gathered = Gathered()
+            gathered = Gathered.of(settings)
             seen: dict[int, array[int]] = {number: array("q") for number in expected}
             files = [source.path for source in inputs.sources if source.is_plain]
             files += [source.materialized for source in inputs.sources if source.materialized]

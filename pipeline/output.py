@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
-from pipeline.settings import Format, Part
+from pipeline.settings import Format, Part, Settings
 from schemas.atomic import atomic_writer
 from schemas.errors import UsageError
 from schemas.streams import STDIN
@@ -55,7 +55,7 @@ def refuse_suffix(output: Path) -> None:
 
 
 @contextmanager
-def open_output(path: Path, form: Format, written: Written) -> Iterator[Callable[[memoryview], object]]:
+def open_output(path: Path, settings: Settings, written: Written) -> Iterator[Callable[[memoryview], object]]:
     """Open a file for composed rows; when the block ends without an error it is in its place, and `written` filled.
 
     Raises:
@@ -63,7 +63,7 @@ def open_output(path: Path, form: Format, written: Written) -> Iterator[Callable
     """
     with atomic_writer(path) as stream:
         hashing = _Hashing(stream)
-        with _packed(path, hashing, form) as write:
+        with _packed(path, hashing, settings) as write:
             yield write
         written.num_bytes, written.sha256 = hashing.num_bytes, hashing.digest.hexdigest()
 
@@ -96,7 +96,7 @@ class _Hashing:
 
 
 @contextmanager
-def _packed(path: Path, stream: _Hashing, form: Format) -> Iterator[Callable[[memoryview], object]]:
+def _packed(path: Path, stream: _Hashing, settings: Settings) -> Iterator[Callable[[memoryview], object]]:
     suffix = path.suffix.lower()
     if suffix == ".gz":
         with gzip.GzipFile("", "wb", compresslevel=6, fileobj=cast(BinaryIO, stream), mtime=0) as packed:
@@ -107,18 +107,18 @@ def _packed(path: Path, stream: _Hashing, form: Format) -> Iterator[Callable[[me
         with pa.CompressedOutputStream(pa.PythonFile(stream, "w"), "zstd") as packed:
             yield packed.write
     elif suffix == ".parquet":
-        with _parquet(stream, form) as write:
+        with _parquet(stream, settings) as write:
             yield write
     else:
         yield stream.write
 
 
 @contextmanager
-def _parquet(stream: _Hashing, form: Format) -> Iterator[Callable[[memoryview], object]]:
+def _parquet(stream: _Hashing, settings: Settings) -> Iterator[Callable[[memoryview], object]]:
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = _arrow_schema(form)
+    schema = _arrow_schema(settings.format, token_ids=settings.token_ids)
     with parquet.ParquetWriter(pa.PythonFile(stream, "w"), schema, compression="zstd") as writer:
 
         def write(lines: memoryview) -> None:
@@ -128,7 +128,7 @@ def _parquet(stream: _Hashing, form: Format) -> Iterator[Callable[[memoryview], 
         yield write
 
 
-def _arrow_schema(form: Format) -> "pa.Schema":
+def _arrow_schema(form: Format, *, token_ids: bool) -> "pa.Schema":
     """Say the types of the columns.
 
     Tool schemas and arguments differ from row to row, so they are JSON in strings.
@@ -153,7 +153,10 @@ def _arrow_schema(form: Format) -> "pa.Schema":
     )
     messages = pa.list_(message)
     texts = ("group", "agent", "chosen_agent", "rejected_agent", "tools")
+    tokens = [("token_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.int8()))] if token_ids else []
     common = [("margin", pa.float64()), *((name, pa.string()) for name in texts)]
+    if token_ids:
+        common.append(("prompt_token_ids", pa.list_(pa.int32())))
     if form is Format.PREFERENCE:
         completion = pa.struct(
             [
@@ -162,13 +165,14 @@ def _arrow_schema(form: Format) -> "pa.Schema":
                 ("reward", pa.float64()),
                 ("truncated", pa.bool_()),
                 ("source", pa.string()),
+                *tokens,
             ]
         )
         return pa.schema([("context", messages), ("completions", pa.list_(completion)), *common])
     response = pa.string() if form is Format.BINARY else messages
     sides = [
         (f"{side}_{name}", kind)
-        for name, kind in (("reward", pa.float64()), ("truncated", pa.bool_()), ("source", pa.string()))
+        for name, kind in (("reward", pa.float64()), ("truncated", pa.bool_()), ("source", pa.string()), *tokens)
         for side in ("chosen", "rejected")
     ]
     return pa.schema([("prompt", messages), ("chosen", response), ("rejected", response), *sides, *common])

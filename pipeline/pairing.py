@@ -17,6 +17,7 @@ from pipeline.pair import (
 from pipeline.scan import HAS_SEVERAL_MESSAGES
 from pipeline.select import cap_by_agent, cap_by_prompt, select_by_strategy
 from pipeline.settings import Settings
+from pipeline.token_ids import NO_IDS
 from schemas.errors import DpoError
 
 KEPT = ("group", "chosen", "rejected", "margin")
@@ -35,6 +36,7 @@ class Pairing:
     num_paired_rollouts: int
     left_out: Counter[Reason]  # candidate pairs that were not taken
     num_several_messages: int
+    num_with_token_ids: int | None = None  # None: they were not asked for
 
 
 def pair_rollouts(ranked: pl.DataFrame, settings: Settings) -> Pairing:
@@ -71,7 +73,15 @@ def pair_rollouts(ranked: pl.DataFrame, settings: Settings) -> Pairing:
         num_paired_rollouts=len(ranked) - len(unpaired),
         left_out=+left_out,
         num_several_messages=int((has_several.gather(pairs["chosen"]) | has_several.gather(pairs["rejected"])).sum()),
+        num_with_token_ids=_num_with_token_ids(ranked, pairs) if settings.token_ids else None,
     )
+
+
+def _num_with_token_ids(ranked: pl.DataFrame, pairs: pl.DataFrame) -> int:
+    """Count the pairs whose two sides answer one prompt in token ids."""
+    asked = ranked["prompt_tokens"]
+    of_chosen = asked.gather(pairs["chosen"])
+    return int(((of_chosen == asked.gather(pairs["rejected"])) & (of_chosen != NO_IDS)).sum())
 
 
 def _varies() -> pl.Expr:

@@ -75,7 +75,7 @@ _decode = msgspec.json.Decoder(PlainRecord).decode
 
 def takes_plain(settings: Settings) -> bool:
     """Tell whether the settings leave a short way at all."""
-    is_default = settings.reward_field.is_default
+    is_default = settings.reward_field.is_default and not settings.token_ids
     return is_default and not settings.across_files and settings.reasoning is not ReasoningPolicy.REQUIRE_BOTH
 
 

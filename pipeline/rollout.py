@@ -22,6 +22,7 @@ from pipeline.prompts import Prompts
 from pipeline.reasoning import ReasoningPolicy, unfinished_reasoning
 from pipeline.record import ABSENT, Maskable, Record, Response
 from pipeline.settings import Format, RewardField, Settings
+from pipeline.token_ids import Tokens, tokens_of
 from schemas.lines import LineError, decode_tolerant
 from schemas.preference import Message
 
@@ -52,6 +53,7 @@ class Rollout(NamedTuple):
     num_messages: int
     is_truncated: bool
     has_reasoning: bool
+    tokens: Tokens | None = None  # only if the settings ask for them
 
 
 class Answer(NamedTuple):
@@ -90,6 +92,9 @@ def rollout_of(
     response_id = record.response.id if isinstance(record.response, Response) else None
     task = task_identity(record, stable=None, across_files=False)
     name, is_unique = own_name(task, record.rollout_index, response_id)
+    tokens = None
+    if settings.token_ids:
+        tokens = tokens_of(content, items, turns, asked.params, keep_reasoning=prompts.keep_reasoning)
     return Rollout(
         rollout_key(record.task_index, record.rollout_index),
         _group(record, question, settings, stable),
@@ -105,6 +110,7 @@ def rollout_of(
         len(turns),
         is_truncated,
         answer.has_reasoning,
+        tokens,
     )
 
 

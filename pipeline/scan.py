@@ -24,6 +24,7 @@ from pipeline.record import decode_record
 from pipeline.rollout import Rollout, rollout_of
 from pipeline.settings import Format, Settings
 from pipeline.spool import Spool
+from pipeline.token_ids import NO_IDS, Tokens
 
 IS_TRUNCATED, HAS_REASONING, HAS_SEVERAL_MESSAGES, IS_NAMED, IS_NAMED_EVERYWHERE = 1, 2, 4, 8, 16
 
@@ -43,7 +44,26 @@ COLUMNS = {
     "response_offset": "q",
     "response_bytes": "i",
 }
+TOKEN_COLUMNS = {
+    "tokens": "q",  # equal for equal ids, or NO_IDS
+    "prompt_tokens": "q",  # the same of the prompt's ids alone
+    "tokens_offset": "q",  # in the spool: prompt, response, loss mask
+    "prompt_tokens_bytes": "i",
+    "response_tokens_bytes": "i",
+    "loss_mask_bytes": "i",
+}
+"""Columns that are there only if token ids are asked for."""
 NO_INDEX = -1
+
+
+def columns_of(settings: Settings) -> dict[str, str]:
+    """Give the columns of a collection."""
+    return {**COLUMNS, **TOKEN_COLUMNS} if settings.token_ids else COLUMNS
+
+
+def empty_columns(columns: dict[str, str]) -> "dict[str, array[int] | array[float]]":
+    """Make columns without values."""
+    return {name: array(code) for name, code in columns.items()}
 
 
 class Rejected(NamedTuple):
@@ -65,9 +85,7 @@ class Scanned:
     num_rows: int = 0
     num_parsed: int = 0  # rows that are rollouts
     groups: bytes = b""  # 16 bytes for each usable rollout
-    columns: dict[str, "array[int] | array[float]"] = field(
-        default_factory=lambda: {name: array(code) for name, code in COLUMNS.items()}
-    )
+    columns: dict[str, "array[int] | array[float]"] = field(default_factory=lambda: empty_columns(COLUMNS))
     agents: list[str | None] = field(default_factory=list)
     dropped: Counter[Reason] = field(default_factory=Counter)
     dropped_by_agent: Counter[tuple[str | None, Reason]] = field(default_factory=Counter)
@@ -89,6 +107,7 @@ class Scanner:
         splits = settings.validation_fraction > 0 or settings.test_fraction > 0
         self.prompts = Prompts(keep_reasoning=settings.reasoning is not ReasoningPolicy.STRIP, clusters=splits)
         self.writes_text = settings.format is Format.BINARY
+        self.columns = columns_of(settings)
 
     def close(self) -> None:
         """Close the spool."""
@@ -125,7 +144,7 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
         InputError: its file can't be read.
     """
     settings, chunk = scanner.settings, task.chunk
-    scanned = Scanned(chunk.source, chunk.num_bytes, scanner.spool.name)
+    scanned = Scanned(chunk.source, chunk.num_bytes, scanner.spool.name, columns=empty_columns(scanner.columns))
     agents: dict[str | None, int] = {}
     groups: list[bytes] = []
     rows: list[tuple[float, ...]] = []
@@ -162,7 +181,7 @@ def scan(scanner: Scanner, task: ScanTask) -> Scanned:
     scanned.agents = list(agents)
     scanned.groups = b"".join(groups)
     if rows:
-        columns = zip(COLUMNS.items(), zip(*rows, strict=True), strict=True)
+        columns = zip(scanner.columns.items(), zip(*rows, strict=True), strict=True)
         scanned.columns = {name: array(code, column) for (name, code), column in columns}
     return scanned
 
@@ -186,12 +205,12 @@ def sha256_of(scanner: Scanner, path: Path) -> str:
 
 
 def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int) -> tuple[float, ...]:
-    """Spool a rollout; give its values of COLUMNS."""
+    """Spool a rollout; give its values of the columns."""
     question, response = rollout.question, rollout.response
     prompt = question.text if scanner.writes_text and question.text else question.prompt
     if question.place < 0:
         question.place = scanner.spool.append(prompt + question.tools)
-    return (
+    values = (
         line,
         agent,
         rollout.reward,
@@ -211,3 +230,12 @@ def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int) -> tup
         scanner.spool.append(response),
         len(response),
     )
+    return (*values, *_token_values(scanner, rollout.tokens)) if scanner.settings.token_ids else values
+
+
+def _token_values(scanner: Scanner, tokens: Tokens | None) -> tuple[int, ...]:
+    """Spool a rollout's ids; give its values of TOKEN_COLUMNS."""
+    if tokens is None:
+        return (NO_IDS, NO_IDS, 0, 0, 0, 0)
+    offset = scanner.spool.append(b"".join(tokens))
+    return (tokens.number, tokens.prompt_number, offset, *map(len, tokens))

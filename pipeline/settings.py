@@ -144,6 +144,7 @@ class Settings:
     test_fraction: float = 0.0
     seed: int = 0
     sources: bool = True
+    token_ids: bool = False  # of the policy, in the rows
     max_line_bytes: int = MAX_LINE_BYTES
 
     def __post_init__(self) -> None:

@@ -52,6 +52,10 @@ def show_collection(collection: Collection, settings: Settings, *, verbose: bool
             soft_wrap=True,
         )
 
+    if attrition.with_token_ids is not None:
+        total = counted(attrition.pairs, "pair")
+        console.print(f"{attrition.with_token_ids:,} of {total} with the policy's token ids", soft_wrap=True)
+
 
 def show_outputs(collection: Collection, *, rejects: Path | None, dry_run: bool) -> None:
     """Name the files that were written."""

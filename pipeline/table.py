@@ -18,6 +18,7 @@ from pipeline.settings import DuplicateKeys, Settings
 
 DTYPES = {"b": pl.Int8, "h": pl.Int16, "i": pl.Int32, "q": pl.Int64, "d": pl.Float64}
 PAYLOAD = ("line", "prompt_offset", "prompt_bytes", "tools_bytes", "response_offset", "response_bytes")
+TOKENS = ("tokens_offset", "prompt_tokens_bytes", "response_tokens_bytes", "loss_mask_bytes")
 GROUP = ("group_high", "group_low")
 
 _NO_DUPLICATES = pl.DataFrame(schema={"row": pl.get_index_type(), "reason": pl.String})
@@ -27,7 +28,7 @@ _NO_DUPLICATES = pl.DataFrame(schema={"row": pl.get_index_type(), "reason": pl.S
 class Rollouts:
     """All usable rollouts, and those that were left out as duplicates."""
 
-    ranked: pl.DataFrame  # row, group, reward, response, sample, flags, num_chars, agent, cluster
+    ranked: pl.DataFrame  # row, group, reward, response, sample, flags, num_chars, agent, cluster; tokens of both kinds
     payload: pl.DataFrame
     agents: list[str | None]
     spools: list[str]
@@ -39,11 +40,14 @@ def rollouts_of(gathered: Gathered, settings: Settings) -> Rollouts:
     columns = gathered.columns
     if len(gathered.num_lines) == 1:
         columns["namespace"] = array("i", [0]) * len(columns["namespace"])
-    payload = pl.DataFrame([_series(columns, name) for name in ("source", "spool", *PAYLOAD)])
+    tokens = TOKENS if settings.token_ids else ()
+    payload = pl.DataFrame([_series(columns, name) for name in ("source", "spool", *PAYLOAD, *tokens)])
     frame = pl.DataFrame([_series(columns, name) for name in list(columns)]).with_row_index("row")
     duplicates = _NO_DUPLICATES
     if settings.duplicate_keys is DuplicateKeys.DROP or frame["sample"].is_duplicated().any():
-        duplicates = frame.lazy().pipe(duplicate_reasons, settings.duplicate_keys).collect()
+        duplicates = (
+            frame.lazy().pipe(duplicate_reasons, settings.duplicate_keys, has_tokens=settings.token_ids).collect()
+        )
         frame = frame.join(duplicates, on="row", how="anti", maintain_order="left")
     if settings.across_files:  # not before: rollouts of two files never have one key
         frame = frame.with_columns(namespace=pl.lit(0, pl.Int32))
@@ -53,13 +57,14 @@ def rollouts_of(gathered: Gathered, settings: Settings) -> Rollouts:
 def ranked_within_group(rollouts: pl.DataFrame) -> pl.DataFrame:
     """Sort by group, falling reward and content; number the groups."""
     falling = {"reward"}
-    keys = [*GROUP, "namespace", "reward", "response", "sample", "row"]
+    tokens = ["tokens"] if "tokens" in rollouts.columns else []  # one text may be sampled in several ways
+    keys = [*GROUP, "namespace", "reward", "response", "sample", *tokens, "row"]
     order = rollouts.select(pl.arg_sort_by(keys, descending=[key in falling for key in keys])).to_series()
     group = rollouts.select(*GROUP, "namespace")[order].select(pl.struct(pl.all()).rle_id()).to_series()
     return rollouts.drop("namespace", "rollout")[order].with_columns(group=group)
 
 
-def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyFrame:
+def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys, *, has_tokens: bool = False) -> pl.LazyFrame:
     """Name the rows that are the same rollout again, or the same with another reward: columns row and reason.
 
     Of equal ones one stays. Of contradicting ones none does: nothing says which verdict holds. A rollout is known by
@@ -71,6 +76,9 @@ def duplicate_reasons(rollouts: pl.LazyFrame, policy: DuplicateKeys) -> pl.LazyF
     rewards = pl.col("reward").n_unique().over("sample", "scope")
     # the one that stays is of the first file by name, so that what stays of a run given twice lies together
     order = pl.col("namespace").cast(pl.Int64) * 2**32 + pl.col("row").cast(pl.Int64)
+    if has_tokens:  # one with ids, and always the same, whichever comes first
+        is_worse = pl.col("tokens") != pl.col("tokens").max().over("sample", "scope")
+        order += is_worse.cast(pl.Int64) * 2**62
     place = order.rank("ordinal").over("sample", "scope")
     num_samples = pl.col("sample").n_unique().over(*GROUP, "namespace", "rollout")
     is_twice = is_named & (rewards == 1) & (place > 1)

@@ -328,6 +328,7 @@ def test_the_options_of_a_collection(dpo):
         "--max-line-mb",
         "--workers",
         "--scratch",
+        "--token-ids",
     }
 
 
