@@ -23,6 +23,7 @@ from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
 
 if TYPE_CHECKING:
     from schemas.validation import FileReport
+    from trainer.dry_run import DryRun
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -169,6 +170,22 @@ def train_command(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="New folder for the run.", show_default="runs/<time>")
     ] = None,
+    self_check: Annotated[
+        bool | None,
+        typer.Option(
+            "--self-check/--no-self-check",
+            help="Compute part of the first row in the model's own way too, and stop where the log-probs differ. "
+            "Same as policy.self_check=.",
+            show_default="self-check",
+        ),
+    ] = None,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Only say what would happen: pairs, steps, rows, attention, memory. Loads no weights, writes nothing.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a policy with DPO on preference pairs.
@@ -179,18 +196,31 @@ def train_command(
     from trainer.preflight import preflight
     from trainer.settings import resolve
 
-    config = resolve(overrides or [], train_data_path=pairs, model_name=model, output_dir=output)
+    config = resolve(overrides or [], train_data_path=pairs, model_name=model, output_dir=output, self_check=self_check)
     preflight(config)
     try:
+        from trainer.dry_run import dry_run
         from trainer.loop import train
     except ModuleNotFoundError as error:
         raise UsageError(
             f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
             "or uv run --extra train dpo train"
         ) from error
+    if dry:
+        _show_plan(dry_run(config), as_json=as_json)
+        return
     result = train(config)
     if result is not None:
         typer.echo(json.dumps(result.as_dict()) if as_json else str(result.policy_dir))
+
+
+def _show_plan(plan: "DryRun | None", *, as_json: bool) -> None:
+    if plan is None:  # on every process but the main one
+        return
+    if as_json:
+        typer.echo(json.dumps(plan.as_dict()))
+    else:
+        plan.show()
 
 
 def _total_bytes(paths: list[Path]) -> int:

@@ -1,18 +1,24 @@
 """The preference pair, and how it is read from and written to files: the contract between the two halves."""
 
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import msgspec
 
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, InputError
-from schemas.lines import LineError
+from schemas.lines import LineError, decode_strict
 from schemas.rows import read_rows
 from schemas.terminal import bare_excerpt, path_text
 from schemas.validation import Kind, detect_kind, row_findings
+
+if TYPE_CHECKING:
+    PackedIds = array[int]
+else:
+    PackedIds = array  # takes no type before Python 3.12
 
 
 class Message(TypedDict):
@@ -23,6 +29,14 @@ class Message(TypedDict):
     tool_calls: NotRequired[list[dict[str, Any]]]
     tool_call_id: NotRequired[str]  # of a tool's result
     weight: NotRequired[int]  # 0 for what stands in a completion but was not written by the policy
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """A response as the engine sampled it, so that nothing need be tokenised again; four bytes a token."""
+
+    ids: PackedIds
+    loss_mask: PackedIds | None = None  # 1 where the policy wrote the token; None where it wrote them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +51,30 @@ class PreferencePair:
     rejected_reward: float | None = None
     chosen_truncated: bool = False  # the response was cut by a limit, so the policy did not end it
     rejected_truncated: bool = False
+    tools: tuple[dict[str, Any], ...] = ()  # on offer, in the shape that chat templates take
+    prompt_token_ids: PackedIds | None = None  # there where a response's tokens are
+    chosen_sampled: SampledTokens | None = None
+    rejected_sampled: SampledTokens | None = None
 
 
 def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None) -> list[PreferencePair]:
-    """Read a file of BinaryPreference or Preference rows, checked against their schema.
+    """Read all pairs of a file at once; see `iter_pairs`."""
+    return list(iter_pairs(path, advance))
+
+
+def iter_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None) -> Iterator[PreferencePair]:
+    """Yield the pairs of a file of BinaryPreference, Preference or TRL rows, each checked against its schema.
+
+    A row that is no pair is passed over and counted, and the count is raised at the end: only who has taken the last
+    pair knows that the file is sound.
 
     Raises:
         InputError: the file can't be read, or a row is no preference pair; the first is named.
         DpoError: the file has no rows.
     """
     shown = path_text(path)
-    pairs: list[PreferencePair] = []
     first_problem = ""
-    num_bad_rows = 0
+    num_pairs = num_bad_rows = 0
     kind: Kind | None = None
     for number, row in read_rows(path, advance):
         try:
@@ -58,18 +83,25 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
             kind = kind or detect_kind(row)
             if kind is Kind.ROLLOUT:
                 raise InputError(f"{shown}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {shown}")
-            pairs.append(_pair(row, kind, source=f"{shown}:{number}"))
+            pair = _pair(row, kind, source=f"{shown}:{number}")
         except LineError as error:
             num_bad_rows += 1
             first_problem = first_problem or f"{shown}:{number}: {error}"
+        else:
+            num_pairs += 1
+            yield pair
     if num_bad_rows:
         raise InputError(
-            f"{first_problem}; {num_bad_rows} of {num_bad_rows + len(pairs)} rows are no preference pairs, "
+            f"{first_problem}; {num_bad_rows} of {num_bad_rows + num_pairs} rows are no preference pairs, "
             f"see each with: dpo validate {shown}"
         )
-    if not pairs:
+    if not num_pairs:
         raise DpoError(f"{shown}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}")
-    return pairs
+
+
+def is_policys(message: Message) -> bool:
+    """Tell whether the policy wrote this message of a completion."""
+    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -88,58 +120,105 @@ def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
     for pointer, got, expected in row_findings(row, kind):
         raise LineError(f"{pointer or '(row)'}: got {got}, expected {expected}")
     assert isinstance(row, dict)
-    if row.get("tools"):
-        raise LineError("tools are offered, which can't be trained on yet")
     if kind is Kind.PREFERENCE:
         return _from_ranked(row, source)
-    return _from_messages(row, source) if kind is Kind.TRL else _from_binary(row, source)
-
-
-def _from_binary(row: dict[str, Any], source: str) -> PreferencePair:
     prompt = row["prompt"]
-    return _from_sides(
-        row,
-        source,
-        prompt=(Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt),
-        chosen=(Message(role="assistant", content=row["chosen"]),),
-        rejected=(Message(role="assistant", content=row["rejected"]),),
-    )
-
-
-def _from_messages(row: dict[str, Any], source: str) -> PreferencePair:
-    chosen, rejected = (_single_message(row[side]) for side in ("chosen", "rejected"))
-    return _from_sides(row, source, prompt=tuple(row["prompt"]), chosen=chosen, rejected=rejected)
-
-
-def _from_sides(row: dict[str, Any], source: str, **messages: tuple[Message, ...]) -> PreferencePair:
-    """Make a pair of a row whose columns name the side."""
     return PreferencePair(
-        **messages,
+        prompt=(Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt),
+        chosen=_completion(row["chosen"]),
+        rejected=_completion(row["rejected"]),
         source=source,
         chosen_reward=row.get("chosen_reward"),
         rejected_reward=row.get("rejected_reward"),
         chosen_truncated=row.get("chosen_truncated") or False,
         rejected_truncated=row.get("rejected_truncated") or False,
+        tools=_tools(row.get("tools")),
+        prompt_token_ids=_prompt_token_ids(row, [row.get("chosen_token_ids"), row.get("rejected_token_ids")]),
+        chosen_sampled=_sampled(row, "/chosen_token_ids", "/chosen_loss_mask"),
+        rejected_sampled=_sampled(row, "/rejected_token_ids", "/rejected_loss_mask"),
     )
 
 
 def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
-    better, worse = sorted(row["completions"], key=lambda completion: completion["rank"])
+    places = sorted((0, 1), key=lambda place: row["completions"][place]["rank"])
+    better, worse = (row["completions"][place] for place in places)
+    chosen_sampled, rejected_sampled = (
+        _sampled(row["completions"][place], "/token_ids", "/loss_mask", where=f"/completions/{place}")
+        for place in places
+    )
     return PreferencePair(
         prompt=tuple(row["context"]),
-        chosen=_single_message(better["completion"]),
-        rejected=_single_message(worse["completion"]),
+        chosen=_completion(better["completion"]),
+        rejected=_completion(worse["completion"]),
         source=source,
         chosen_reward=better.get("reward"),
         rejected_reward=worse.get("reward"),
         chosen_truncated=better.get("truncated") or False,
         rejected_truncated=worse.get("truncated") or False,
+        tools=_tools(row.get("tools")),
+        prompt_token_ids=_prompt_token_ids(row, [better.get("token_ids"), worse.get("token_ids")]),
+        chosen_sampled=chosen_sampled,
+        rejected_sampled=rejected_sampled,
     )
 
 
-def _single_message(completion: list[Message]) -> tuple[Message, ...]:
-    roles = [message["role"] for message in completion]
-    if roles != ["assistant"] or completion[0].get("tool_calls"):
-        shown = bare_excerpt(", ".join(roles))
-        raise LineError(f"a completion of roles {shown}: only a single assistant message can be trained on yet")
+def _completion(completion: str | list[Message]) -> tuple[Message, ...]:
+    if isinstance(completion, str):
+        return (Message(role="assistant", content=completion),)
+    if not any(message["role"] == "assistant" for message in completion):
+        roles = bare_excerpt(", ".join(message["role"] for message in completion))
+        raise LineError(f"a completion of roles {roles}: no message of the assistant, so nothing to train on")
     return tuple(completion)
+
+
+def _tools(tools: object) -> tuple[dict[str, Any], ...]:
+    """Read the tools on offer, which rows for TRL may have as JSON in a string."""
+    if isinstance(tools, str) and tools:
+        try:
+            tools = decode_strict(tools.encode())
+        except LineError as error:
+            raise LineError(f"/tools: got a text that is no JSON ({error}), expected tools as JSON") from None
+    if not tools:
+        return ()
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise LineError("/tools: got something else, expected an array of objects")
+    return tuple(tools)
+
+
+def _prompt_token_ids(row: dict[str, Any], sampled: Sequence[object]) -> PackedIds | None:
+    value = row.get("prompt_token_ids")
+    if value is None:
+        if any(ids is not None for ids in sampled):
+            raise LineError("/prompt_token_ids: got none, expected the prompt's, since a response has token ids")
+        return None
+    if not value:
+        raise LineError("/prompt_token_ids: got no token, expected a length of at least 1")
+    return _integers(value, "/prompt_token_ids", "token ids")
+
+
+def _sampled(holder: dict[str, Any], ids_key: str, mask_key: str, *, where: str = "") -> SampledTokens | None:
+    ids, mask = holder.get(ids_key[1:]), holder.get(mask_key[1:])
+    if ids is None:
+        if mask is not None:
+            raise LineError(f"{where}{mask_key}: got a loss mask, expected {ids_key[1:]} beside it")
+        return None
+    tokens = _integers(ids, where + ids_key, "token ids")
+    if mask is None:
+        return SampledTokens(tokens)
+    bits = _integers(mask, where + mask_key, "0 or 1 for each token")
+    if len(bits) != len(tokens) or not set(bits) <= {0, 1}:
+        got = f"{len(bits)} numbers from {min(bits, default=0)} to {max(bits, default=0)}"
+        raise LineError(f"{where}{mask_key}: got {got}, expected 0 or 1 for each of {len(tokens)} tokens")
+    return SampledTokens(tokens, None if all(bits) else bits)
+
+
+def _integers(value: object, pointer: str, expected: str) -> PackedIds:
+    """Pack what should be a list of integers that fit into four bytes and are not negative."""
+    if isinstance(value, list) and set(map(type, value)) <= {int}:
+        try:
+            packed = array("i", value)
+        except OverflowError:
+            packed = array("i", [-1])
+        if min(packed, default=0) >= 0:
+            return packed
+    raise LineError(f"{pointer}: got something else, expected {expected} in an array")

@@ -18,6 +18,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_their_own(tmp_path_factory):
+    """Keep the user's caches out of the tests, and the tests out of them."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("caches"))
+
+
 @pytest.fixture
 def dpo(tmp_path):
     """Run `dpo ARGS...` in `tmp_path` (or `cwd`) and give the completed process, its output as text."""

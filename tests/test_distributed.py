@@ -15,10 +15,13 @@ from tests.tiny_models import save_tiny_policy
 
 REPOSITORY = Path(__file__).parents[1]
 
-# 5 steps of 8 pairs in micro-batches of 2: accumulation 4 on one process, 2 on two
+# 5 steps of 8 pairs. A group has five responses of 3 to 7 tokens behind 29 of its prompt, 55 in all. The rows of 4 x 36
+# tokens hold two groups; those of 36 hold one response or two, so that most pairs reach from one row, and from one
+# process, into another.
 SETTINGS = [
     "policy.train_global_batch_size=8",
-    "policy.train_micro_batch_size=2",
+    "policy.max_total_sequence_length=36",
+    "reference.cache_dir=null",  # else the second run would have the reference log-probs of the first
     "policy.optimizer.lr=1e-3",
     "policy.optimizer.eps=1e-3",  # so that Adam does not blow rounding errors of tiny gradients up to whole steps
     "policy.max_grad_norm=0.5",
@@ -54,11 +57,30 @@ def launch(num_processes: int) -> tuple[str, ...]:
     return ("torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m")
 
 
+OTHERWISE = {
+    f"train/{name}" for name in ("step_seconds", "pairs_per_second", "tokens_per_second", "sharing_factor")
+} | {
+    "train/accuracy"  # at step 1, rounding decides it
+}
+"""Metrics that the number of processes may change."""
+
+SPLIT = "policy.tokens_per_microbatch=36"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("num_processes", [2, 3])
-def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int) -> None:
-    alone = train(folder, "alone", num_processes=1)
-    together = train(folder, "together", *launch(num_processes), num_processes=num_processes)
+@pytest.mark.parametrize(
+    ("num_processes", "settings"),
+    [
+        (2, ()),
+        (2, (SPLIT,)),
+        (3, (SPLIT, "data.order=pairs", "dpo.weighting=prompt")),
+        (2, (SPLIT, "policy.attention=rows", "reference=online")),
+    ],
+)
+def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int, settings: tuple[str, ...]) -> None:
+    others = tuple(setting for setting in settings if setting != SPLIT)  # one process computes it all at once
+    alone = train(folder, "alone", num_processes=1, settings=others)
+    together = train(folder, "together", *launch(num_processes), num_processes=num_processes, settings=settings)
     expected = load_file(alone / "policy" / "model.safetensors")
     found = load_file(together / "policy" / "model.safetensors")
     start = load_file(folder / "policy" / "model.safetensors")
@@ -69,7 +91,8 @@ def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int)
     lines = [(run / "metrics.jsonl").read_text().splitlines() for run in (alone, together)]
     assert len(lines[0]) == 5
     for one, two in zip(*(map(json.loads, run) for run in lines), strict=True):
-        for name in one.keys() - {"train/step_seconds", "train/accuracy"}:  # rounding decides accuracy at step 1
+        assert one.keys() == two.keys()
+        for name in one.keys() - OTHERWISE:
             assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-5), name
 
 

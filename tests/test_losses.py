@@ -187,5 +187,26 @@ def test_equals_nemo_rl(
         assert value.item() == pytest.approx(expected[name], rel=1e-7), name  # NeMo RL divides by pairs + 1e-8
     torch.testing.assert_close(policy_tokens.grad, torch.tensor(gradient, dtype=torch.float64), rtol=2e-8, atol=1e-9)
     assert accuracy(terms.ratios).mean().item() == 1.0
-    logged = dict(zip(METRICS, (terms.metric_sums() / num_pairs).tolist(), strict=True))
+    logged = dict(zip(METRICS, (terms.metric_sums(torch.ones(num_pairs)) / num_pairs).tolist(), strict=True))
     assert logged == pytest.approx({**logged, **{name: value.item() for name, value in means.items()}}, rel=1e-6)
+
+
+def test_metrics_are_weighted_as_the_loss_is() -> None:
+    """Pairs of weights 1 and 1/4, whose losses are log(1 + e^-2) and log(1 + e^3)."""
+    logps = ResponseLogps(torch.tensor([2.0, 0.0, -1.0, 2.0]), (1, 1, 1, 1))
+    terms = pair_terms(
+        logps,
+        ResponseLogps(torch.zeros(4), (1, 1, 1, 1)),
+        chosen=CHOSEN,
+        rejected=REJECTED,
+        beta=1.0,
+        preference_weight=1.0,
+        sft_weight=0.0,
+        average_preference=False,
+        average_sft=False,
+    )
+    sums = dict(zip(METRICS, terms.metric_sums(torch.tensor([1.0, 0.25])).tolist(), strict=True))
+    assert sums["loss"] == pytest.approx(math.log(1 + math.exp(-2)) + math.log(1 + math.exp(3)) / 4)
+    assert sums["accuracy"] == 1.0  # the second pair is the wrong way round
+    assert sums["rewards_chosen_mean"] == pytest.approx(2.0 - 1.0 / 4)
+    assert sums["margin_mean"] == pytest.approx(2.0 - 3.0 / 4)

@@ -1,5 +1,6 @@
-"""The order of the pairs and their spread over steps, micro-batches and processes."""
+"""The order of the pairs, their spread over steps, and how much each counts."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -7,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.groups import GroupPair
-from trainer.plan import PairRef, Step, pair_order, plan_steps
-from trainer.tokenize import TokenizedGroup
+from trainer.plan import Order, PairRef, ResponseRef, Step, pair_order, pair_weights, plan_steps, sides
+from trainer.tokenize import TokenizedGroup, TokenizedResponse
 
 
 def groups_of(*num_pairs: int) -> list[TokenizedGroup]:
-    return [TokenizedGroup((1,), ((2,), (3,)), (GroupPair(0, 1, "f:1"),) * count) for count in num_pairs]
+    responses = (TokenizedResponse((2,), (1,)), TokenizedResponse((3,), (1,)))
+    return [TokenizedGroup((1,), responses, (GroupPair(0, 1, "f:1"),) * count) for count in num_pairs]
 
 
 group_sizes = st.lists(st.integers(1, 6), min_size=1, max_size=12)
@@ -54,17 +56,58 @@ def test_max_steps(max_steps: int, expected: int) -> None:
     assert len(steps) == expected
 
 
-@given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 5))
-def test_processes_share_a_step_evenly_and_completely(
-    num_pairs: int, micro_batch_size: int, num_processes: int
-) -> None:
-    step = Step(0, tuple(PairRef(0, number) for number in range(num_pairs)))
-    shares = [
-        step.micro_batches(micro_batch_size=micro_batch_size, process=process, num_processes=num_processes)
-        for process in range(num_processes)
-    ]
-    assert len({len(share) for share in shares}) == 1  # collectives need the same number on each
-    counted = Counter(pair for share in shares for batch in share for pair in batch.pairs if batch.weight)
-    assert counted == Counter(step.pairs)
-    assert all(1 <= len(batch.pairs) <= micro_batch_size for share in shares for batch in share)
-    assert sum(batch.weight == 0 for share in shares for batch in share) < num_processes
+@given(group_sizes, st.integers(0, 99), st.integers(0, 3))
+def test_in_the_order_pairs_an_epoch_has_every_pair_once(sizes: list[int], seed: int, epoch: int) -> None:
+    order = pair_order(groups_of(*sizes), seed=seed, epoch=epoch, order="pairs")
+    assert Counter(order) == Counter(PairRef(g, p) for g, size in enumerate(sizes) for p in range(size))
+
+
+def test_the_order_pairs_spreads_groups_over_the_epoch() -> None:
+    order = pair_order(groups_of(*[10] * 10), seed=0, epoch=0, order="pairs")
+    neighbours = sum(one.group == two.group for one, two in itertools.pairwise(order))
+    assert neighbours < 25  # of 99; shuffled, a tenth; together, it would be 90
+    assert order != pair_order(groups_of(*[10] * 10), seed=0, epoch=1, order="pairs")
+    assert order != pair_order(groups_of(*[10] * 10), seed=1, epoch=0, order="pairs")
+
+
+def test_the_order_pairs_never_changes_between_versions() -> None:
+    order = pair_order(groups_of(2, 1, 3), seed=42, epoch=0, order="pairs")
+    assert order == [(2, 1), (1, 0), (0, 1), (0, 0), (2, 2), (2, 0)]
+
+
+@given(group_sizes, st.integers(1, 7), st.sampled_from(["groups", "pairs"]))
+def test_every_step_but_the_last_has_exactly_so_many_pairs(sizes: list[int], batch: int, order: Order) -> None:
+    """A group at the border is split over two steps; nothing is left out or taken twice."""
+    steps = plan_steps(groups_of(*sizes), seed=0, global_batch_size=batch, num_epochs=1, max_steps=None, order=order)
+    assert [len(step.pairs) for step in steps[:-1]] == [batch] * (len(steps) - 1)
+    assert 1 <= len(steps[-1].pairs) <= batch
+    assert [pair for step in steps for pair in step.pairs] == pair_order(
+        groups_of(*sizes), seed=0, epoch=0, order=order
+    )
+
+
+def test_a_step_names_each_response_that_its_pairs_need_once() -> None:
+    responses = tuple(TokenizedResponse((number,), (1,)) for number in range(4))
+    pairs = (GroupPair(2, 0, "f:1"), GroupPair(2, 3, "f:2"), GroupPair(1, 3, "f:3"))
+    groups = [TokenizedGroup((9,), responses, pairs)] * 2
+    assert sides(PairRef(1, 2), groups) == (ResponseRef(1, 1), ResponseRef(1, 3))
+    step = Step(0, (PairRef(1, 1), PairRef(0, 0), PairRef(1, 0)))
+    # response 1 of either group, and 3 of the first, stand in no pair of the step
+    assert Counter(step.responses(groups)) == Counter([(1, 2), (1, 3), (1, 0), (0, 2), (0, 0)])
+
+
+def test_weights_by_prompt_count_the_pairs_of_the_data_not_of_the_step() -> None:
+    groups = groups_of(4, 1, 2)
+    pairs = [PairRef(0, 1), PairRef(1, 0), PairRef(2, 0), PairRef(2, 1)]
+    assert pair_weights(pairs, groups, "pair") == [1.0, 1.0, 1.0, 1.0]
+    assert pair_weights(pairs, groups, "prompt") == [0.25, 1.0, 0.5, 0.5]
+
+
+@given(group_sizes)
+def test_by_prompt_every_prompt_weighs_the_same(sizes: list[int]) -> None:
+    groups = groups_of(*sizes)
+    order = pair_order(groups, seed=0, epoch=0)
+    totals = Counter[int]()
+    for pair, weight in zip(order, pair_weights(order, groups, "prompt"), strict=True):
+        totals[pair.group] += weight  # type: ignore[assignment]
+    assert list(totals.values()) == pytest.approx([1.0] * len(sizes))

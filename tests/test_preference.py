@@ -1,11 +1,13 @@
 """Preference files: reading both formats into one record, refusing the rest by file:line, writing them back."""
 
+import json
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import DpoError, InputError
-from schemas.preference import read_pairs, write_rows
+from schemas.preference import is_policys, iter_pairs, read_pairs, write_rows
 
 USER = {"role": "user", "content": "Q"}
 SYSTEM = {"role": "system", "content": "S"}
@@ -22,6 +24,27 @@ def binary(**changes):
 def ranked(first, second, **changes):
     completions = [{"rank": first, "completion": answer("first")}, {"rank": second, "completion": answer("second")}]
     return {"context": [USER], "completions": completions, **changes}
+
+
+def trl(**changes):
+    return {"prompt": [USER], "chosen": answer("A"), "rejected": answer("B"), **changes}
+
+
+def sampled(**changes):
+    ids = {"prompt_token_ids": [9], "chosen_token_ids": [1, 2], "rejected_token_ids": [3]}
+    return binary(**(ids | changes))
+
+
+def ranked_tokens(first, second, second_mask=None):
+    """Two completions with sampled tokens; the mask is only there where one is given."""
+    better = {"rank": 0, "completion": answer("first"), "token_ids": first}
+    worse = {"rank": 1, "completion": answer("second"), "token_ids": second, "loss_mask": second_mask}
+    return [better, worse]
+
+
+def ids_of(tokens):
+    mask = tokens and tokens.loss_mask
+    return tokens and (list(tokens.ids), mask and list(mask))
 
 
 @pytest.mark.parametrize(
@@ -67,6 +90,75 @@ def test_the_reward_of_a_completion_goes_with_it(tmp_path, write_jsonl):
     assert (pair.chosen_reward, pair.rejected_reward) == (0.75, 0.25)
 
 
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("row", "tools"),
+    [
+        (trl(tools=[TOOL]), (TOOL,)),
+        (trl(tools=json.dumps([TOOL])), (TOOL,)),  # as TRL has them
+        (binary(tools=[TOOL]), (TOOL,)),
+        (ranked(0, 1, tools=[TOOL]), (TOOL,)),
+        (trl(tools=[]), ()),
+        (trl(tools=None), ()),
+        (trl(tools=""), ()),
+    ],
+)
+def test_tools_are_read(tmp_path, write_jsonl, row, tools):
+    (pair,) = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", [row]))
+    assert pair.tools == tools
+
+
+def test_a_completion_may_hold_several_messages(tmp_path, write_jsonl):
+    result = {"role": "tool", "content": "3", "weight": 0}
+    several = [*answer("A"), result, *answer("B")]
+    completions = [{"rank": 0, "completion": several}, {"rank": 1, "completion": answer("C")}]
+    for row in (trl(chosen=several, rejected=answer("C")), ranked(0, 1, completions=completions)):
+        (pair,) = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", [row]))
+        assert pair.chosen == tuple(several)
+        assert [is_policys(message) for message in pair.chosen] == [True, False, True]
+    assert not is_policys({**answer("A")[0], "weight": 0})
+    assert is_policys({**answer("A")[0], "weight": None})
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt", "chosen", "rejected"),
+    [
+        (binary(), None, None, None),
+        (sampled(), [9], ([1, 2], None), ([3], None)),
+        (sampled(chosen_loss_mask=[0, 1]), [9], ([1, 2], [0, 1]), ([3], None)),
+        (sampled(chosen_loss_mask=[1, 1]), [9], ([1, 2], None), ([3], None)),  # all ones say nothing
+        (sampled(chosen_token_ids=None), [9], None, ([3], None)),
+        (sampled(chosen_token_ids=[], chosen_loss_mask=[]), [9], ([], None), ([3], None)),
+        (
+            ranked(0, 1, prompt_token_ids=[9], completions=ranked_tokens([1, 2], [3, 4], [1, 0])),
+            [9],
+            ([1, 2], None),
+            ([3, 4], [1, 0]),
+        ),
+        (
+            ranked(0, 1, prompt_token_ids=[9], completions=ranked_tokens([1, 2], [3])[::-1]),  # the better one second
+            [9],
+            ([1, 2], None),
+            ([3], None),
+        ),
+    ],
+)
+def test_sampled_token_ids_are_read(tmp_path, write_jsonl, row, prompt, chosen, rejected):
+    (pair,) = read_pairs(write_jsonl(tmp_path / "pairs.jsonl", [row]))
+    assert (pair.prompt_token_ids and list(pair.prompt_token_ids)) == prompt
+    assert (ids_of(pair.chosen_sampled), ids_of(pair.rejected_sampled)) == (chosen, rejected)
+
+
+def test_pairs_come_before_the_file_is_read_and_its_problems_at_the_end(tmp_path, write_jsonl):
+    stream = iter_pairs(write_jsonl(tmp_path / "pairs.jsonl", [binary(), binary(chosen=1), binary(chosen="last")]))
+    assert next(stream).chosen == tuple(answer("A"))
+    assert next(stream).chosen == tuple(answer("last"))
+    with pytest.raises(InputError, match=r":2: .*; 1 of 3 rows are no preference pairs"):
+        next(stream)
+
+
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
@@ -76,14 +168,24 @@ def test_the_reward_of_a_completion_goes_with_it(tmp_path, write_jsonl):
         ),
         (ranked(1, 1.0), "two completions of rank 1"),
         (
-            ranked(
-                0, 1, completions=[{"rank": rank, "completion": [*answer("A"), USER, *answer("B")]} for rank in (0, 1)]
-            ),
-            "a completion of roles assistant, user, assistant: only a single assistant message",
-        ),
-        (
             ranked(0, 1, completions=[{"rank": rank, "completion": [USER]} for rank in (0, 1)]),
-            "a completion of roles user",
+            "a completion of roles user: no message of the assistant",
+        ),
+        (trl(tools="[1"), "/tools: got a text that is no JSON"),
+        (trl(tools="[1]"), "/tools: got something else, expected an array of objects"),
+        (sampled(prompt_token_ids=None), "/prompt_token_ids: got none, expected the prompt's, since a response has"),
+        (sampled(prompt_token_ids=[]), "/prompt_token_ids: got no token, expected a length of at least 1"),
+        (sampled(chosen_token_ids=[1.0]), "/chosen_token_ids"),
+        (sampled(chosen_token_ids=[-1]), "/chosen_token_ids"),
+        (sampled(chosen_token_ids=[2**31]), "/chosen_token_ids"),
+        (sampled(rejected_token_ids=[True]), "/rejected_token_ids"),
+        (sampled(rejected_token_ids="1 2"), "/rejected_token_ids"),
+        (sampled(chosen_loss_mask=[1]), "/chosen_loss_mask: got 1 numbers from 1 to 1, expected 0 or 1 for each of 2"),
+        (sampled(chosen_loss_mask=[1, 2]), "/chosen_loss_mask"),
+        (sampled(chosen_token_ids=None, chosen_loss_mask=[1, 1]), "/chosen_loss_mask: got a loss mask, expected"),
+        (
+            ranked(0, 1, prompt_token_ids=[1], completions=ranked_tokens([1], [1], [1, 0])),
+            "/completions/1/loss_mask: got",
         ),
         (binary(chosen=""), "/chosen: got an empty string, expected a length of at least 1"),
         (binary(prompt=[{"role": "bot", "content": "Q"}]), "/prompt/0/role: got 'bot', expected one of system,"),

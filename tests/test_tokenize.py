@@ -1,5 +1,6 @@
 """From pairs to token ids: groups, masks, borders, and the account of dropped pairs."""
 
+from array import array
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +9,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from schemas.errors import DpoError, UsageError
-from schemas.preference import Message, PreferencePair
+from schemas.preference import Message, PreferencePair, SampledTokens
 from tests.tiny_models import CHAT_TEMPLATE, byte_tokenizer
-from trainer.batch import pair_batch, sequences_of
 from trainer.groups import PreferenceGroup, group_pairs
-from trainer.plan import PairRef
-from trainer.tokenize import PairDrop, TokenizedPairs, end_of_turn_ids
+from trainer.tokenize import PairDrop, TokenizedGroup, TokenizedPairs, end_of_turn_ids
 from trainer.tokenize import tokenize_groups as tokenize_with_ends
 
 END = 256  # <|im_end|>
@@ -30,6 +29,10 @@ def pair(prompt: str, chosen: str, rejected: str, line: int = 1) -> PreferencePa
         rejected=(Message(role="assistant", content=rejected),),
         source=f"pairs.jsonl:{line}",
     )
+
+
+def texts(group: TokenizedGroup, tokenizer: Any) -> list[str]:
+    return [tokenizer.decode(list(response.ids)) for response in group.responses]
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +66,14 @@ def test_prompts_are_equal_whatever_the_order_of_their_keys() -> None:
 def test_prompt_ends_with_the_assistant_header_and_the_response_with_its_end(tokenizer: Any) -> None:
     data = tokenize_groups(group_pairs([pair("Hi", "Yes", "No")]), tokenizer, max_tokens=100)
     (group,) = data.groups
-    assert tokenizer.decode(group.prompt) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.decode(list(group.prompt)) == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     # the line feed that the template writes behind the end of turn is not the policy's
-    assert [tokenizer.decode(ids) for ids in group.responses] == ["Yes<|im_end|>", "No<|im_end|>"]
+    assert texts(group, tokenizer) == ["Yes<|im_end|>", "No<|im_end|>"]
 
 
 def test_end_of_turn_inside_a_text_does_not_cut_the_response(tokenizer: Any) -> None:
     data = tokenize_groups(group_pairs([pair("Hi", "a<|im_end|>b", "No")]), tokenizer, max_tokens=100)
-    assert tokenizer.decode(data.groups[0].responses[0]) == "a<|im_end|>b<|im_end|>"
+    assert texts(data.groups[0], tokenizer)[0] == "a<|im_end|>b<|im_end|>"
 
 
 def test_over_long_pairs_are_dropped_and_counted_not_cut(tokenizer: Any) -> None:
@@ -79,7 +82,10 @@ def test_over_long_pairs_are_dropped_and_counted_not_cut(tokenizer: Any) -> None
     data = tokenize_groups(groups, tokenizer, max_tokens=prompt_tokens + 4 + 1)  # room for "four" and the end of turn
     assert data.dropped == {PairDrop.TOO_LONG: 2}
     assert data.num_pairs == 1
-    assert [len(ids) for ids in data.groups[0].responses] == [5, 2]  # "fives" and "sixsix" are not computed at all
+    assert [len(response.ids) for response in data.groups[0].responses] == [
+        5,
+        2,
+    ]  # "fives" and "sixsix" are not computed at all
     assert data.groups[0].pairs[0].source == "pairs.jsonl:1"
 
 
@@ -122,23 +128,56 @@ def test_a_template_runs_in_the_sandbox() -> None:
         tokenize_groups(group_pairs([pair("p", "a", "b")]), evil, max_tokens=100)
 
 
-def test_rows_hold_prompt_and_response_and_point_at_each_response_token(tokenizer: Any) -> None:
-    data = tokenize_groups(
-        group_pairs([pair("p", "abc", "d", 1), pair("p", "abc", "ef", 2)]), tokenizer, max_tokens=100
+def test_pairs_are_taken_as_a_stream_and_each_text_is_kept_once() -> None:
+    first = pair("p", "a", "b", 1)
+    (group,) = group_pairs(each for each in [first, pair("p", "a", "c", 2)])
+    assert group.responses[0].messages is first.chosen
+    assert len(group.responses) == 3
+
+
+def test_tools_and_sampled_prompts_tell_groups_apart() -> None:
+    tool = {"type": "function", "function": {"name": "add"}}
+    same = pair("p", "a", "b")
+    changes: list[dict[str, Any]] = [
+        {},
+        {"tools": (tool,)},
+        {"prompt_token_ids": array("i", [1])},
+        {"prompt_token_ids": array("i", [2])},
+        {"tools": (dict(reversed(tool.items())),)},  # the same tool
+    ]
+    groups = group_pairs([replace(same, **change) for change in changes])
+    assert [len(group.pairs) for group in groups] == [1, 2, 1, 1]
+    assert groups[1].tools == (tool,)
+
+
+def test_sampled_tokens_tell_responses_apart() -> None:
+    sampled = [SampledTokens(array("i", ids)) for ids in ([1, 2], [1, 3])]
+    same = replace(pair("p", "a", "b"), prompt_token_ids=array("i", [9]))
+    (group,) = group_pairs(
+        [
+            replace(same, chosen_sampled=sampled[0]),
+            replace(same, chosen_sampled=sampled[1]),
+            replace(same, chosen_sampled=SampledTokens(array("i", [1, 2]))),
+            replace(same, chosen_sampled=SampledTokens(array("i", [1, 2]), array("i", [0, 1]))),
+        ]
     )
-    batch = pair_batch([PairRef(0, 0), PairRef(0, 1)], data.groups)
-    assert batch.responses == ((0, 0), (0, 1), (0, 2))  # abc is a row once
-    assert (batch.chosen.tolist(), batch.rejected.tolist()) == ([0, 0], [1, 2])
-    sequences = sequences_of(batch.responses, data.groups)
-    prompt = data.groups[0].prompt
-    num_rows, longest = sequences.input_ids.shape
-    assert (num_rows, longest) == (3, len(prompt) + 4)
-    assert sequences.lengths == (4, 2, 3)
-    flat = sequences.input_ids.flatten()
-    assert flat[sequences.predictors + 1].tolist() == sequences.targets.tolist()
-    expected = [*data.groups[0].responses[0], *data.groups[0].responses[1], *data.groups[0].responses[2]]
-    assert sequences.targets.tolist() == expected
-    assert sequences.attention_mask.sum(1).tolist() == [len(prompt) + 4, len(prompt) + 2, len(prompt) + 3]
+    assert [each.chosen for each in group.pairs] == [0, 2, 0, 3]  # 1 is the rejected one of all
+
+
+def test_responses_of_equal_tokens_become_one(tokenizer: Any) -> None:
+    """Two texts may differ in what the template does not write, such as the id of a call."""
+    group = group_pairs([pair("p", "a", "c", 1), pair("p", "b", "c", 2), pair("p", "a", "b", 3)])
+    trimming = byte_tokenizer()
+    trimming.chat_template = CHAT_TEMPLATE.replace("message.content", "(message.content | trim)")
+    spaced = group_pairs([pair("p", "a", "c", 1), pair("p", "a ", "c", 2), pair("p", "a", " a", 3)])
+    data = tokenize_groups(spaced, trimming, max_tokens=100)
+    assert texts(data.groups[0], trimming) == ["a<|im_end|>", "c<|im_end|>"]
+    assert [(p.chosen, p.rejected, p.source) for p in data.groups[0].pairs] == [
+        (0, 1, "pairs.jsonl:1"),
+        (0, 1, "pairs.jsonl:2"),
+    ]
+    assert data.dropped == {PairDrop.IDENTICAL: 1}
+    assert len(tokenize_groups(group, trimming, max_tokens=100).groups[0].responses) == 3
 
 
 def test_groups_are_plain_records() -> None:
@@ -151,7 +190,7 @@ def test_a_truncated_response_has_no_end_of_turn(tokenizer: Any) -> None:
     cut = replace(pair("p", "whole", "cut of"), rejected_truncated=True)
     data = tokenize_groups(group_pairs([cut, pair("p", "whole", "cut of", 2)]), tokenizer, max_tokens=100)
     # cut and whole are two responses, though their text is one
-    assert [tokenizer.decode(ids) for ids in data.groups[0].responses] == [
+    assert texts(data.groups[0], tokenizer) == [
         "whole<|im_end|>",
         "cut of",
         "cut of<|im_end|>",
@@ -180,7 +219,7 @@ def test_what_stands_behind_any_end_of_turn_is_cut(tokenizer: Any) -> None:
     data = tokenize_with_ends(
         group_pairs([pair("p", "a", "b")]), other, max_tokens=100, end_ids=frozenset({END, start})
     )
-    assert [other.decode(ids) for ids in data.groups[0].responses] == ["a<|im_start|>", "b<|im_start|>"]
+    assert texts(data.groups[0], other) == ["a<|im_start|>", "b<|im_start|>"]
 
 
 def test_a_response_gets_no_space_that_was_never_sampled() -> None:
@@ -194,7 +233,7 @@ def test_a_response_gets_no_space_that_was_never_sampled() -> None:
         "{% if add_generation_prompt %}A:{% endif %}"
     )
     data = tokenize_with_ends(group_pairs([pair("2", "4", "2")]), metaspace, max_tokens=100, end_ids=frozenset({1}))
-    assert [metaspace.convert_ids_to_tokens(ids) for ids in data.groups[0].responses] == [
+    assert [metaspace.convert_ids_to_tokens(list(response.ids)) for response in data.groups[0].responses] == [
         ["4", "<end>"],
         ["2", "<end>"],
     ]
@@ -206,5 +245,6 @@ def test_a_token_across_the_border_is_not_made() -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=merging)
     fast.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     data = tokenize_with_ends(group_pairs([pair("ab", "cd", "dc")]), fast, max_tokens=100, end_ids=frozenset())
-    assert data.groups[0].prompt == (0, 1)
-    assert data.groups[0].responses == ((2, 4), (4, 2))
+    assert list(data.groups[0].prompt) == [0, 1]
+    assert [list(response.ids) for response in data.groups[0].responses] == [[2, 4], [4, 2]]
+    assert [list(response.loss_mask) for response in data.groups[0].responses] == [[1, 1], [1, 1]]

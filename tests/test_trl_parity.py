@@ -1,7 +1,8 @@
-"""Loss and gradients against TRL's DPOTrainer, the real one, on a random model in float32.
+"""Loss and gradients against TRL's DPOTrainer, the real one, on random models in float32.
 
-The pairs share a prompt and responses, as pairs of rollouts do: TRL computes six rows, this trainer the five distinct
-responses. The reference has other weights than the policy, so that the loss is not the trivial ln 2.
+The pairs share prompts and responses, as pairs of rollouts do: four responses with all six pairs, three with two, and a
+pair by itself. TRL computes two padded rows for each pair, this trainer each of the nine distinct responses once, in
+packed rows. The reference has other weights than the policy, so that the loss is not the trivial ln 2.
 """
 
 import warnings
@@ -9,41 +10,53 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 
-from tests.tiny_models import byte_tokenizer, tiny_qwen3
-from trainer.batch import pair_batch, sequences_of
+from tests.architectures import HYBRID, SHARING, build
+from tests.pairwise import BETA, Outcome, all_pairs, assert_same, gradients_of, longest_of, step_of, training_of
+from tests.tiny_models import byte_tokenizer
 from trainer.groups import GroupPair
-from trainer.logps import response_logps
-from trainer.objective import pair_terms
-from trainer.plan import PairRef
-from trainer.tokenize import TokenizedGroup
+from trainer.step import step_rows, train_step
+from trainer.tokenize import TokenizedGroup, TokenizedResponse
 
-BETA = 0.3
-PROMPT, OTHER_PROMPT = "What is 6 x 7?", "Name a colour."
-GOOD, BAD, WORSE = "It is 42, of course.", "41", "I do not know that, sorry"
-RED, DARK = "Red.", "Dark!"
-PAIRS = [(PROMPT, GOOD, BAD), (PROMPT, GOOD, WORSE), (OTHER_PROMPT, RED, DARK)]
+VOCABULARY = 259  # of the byte tokenizer
+
+GROUPS: list[tuple[str, list[str], list[tuple[int, int]]]] = [
+    ("What is 6 x 7?", ["It is 42, of course.", "41", "I do not know that, sorry", "42"], all_pairs(4)),
+    ("Say something of a colour, please.", ["Red.", "Blue is a colour.", "No"], [(1, 0), (1, 2)]),
+    ("?", ["!", "What?"], [(1, 0)]),
+]
+"""Prompts, their responses, and which are paired."""
+
+NUM_PAIRS = 9
+
+TRLS_ROUNDING = {"gemma3": 2e-5, "qwen3_5": 3e-5}
+"""Of gradients, where TRL's own differ from those in float64 by more than 1e-5 (for Gemma 3, ours by 3e-6)."""
 
 
-def trl_loss_and_gradients(policy: Any, reference: Any, folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
-    """Run TRL's own loss on all three pairs at once."""
+def trl_outcome(policy: Any, reference: Any, folder: Path) -> Outcome:
+    """Run TRL's own loss on all pairs at once."""
     from trl import DPOConfig, DPOTrainer
 
     disable_progress_bar()
-    rows = [{"prompt": prompt, "chosen": chosen, "rejected": rejected} for prompt, chosen, rejected in PAIRS]
+    rows = [
+        {"prompt": prompt, "chosen": responses[chosen], "rejected": responses[rejected]}
+        for prompt, responses, pairs in GROUPS
+        for chosen, rejected in pairs
+    ]
     config = DPOConfig(
         output_dir=str(folder),
         beta=BETA,
-        per_device_train_batch_size=len(PAIRS),
+        per_device_train_batch_size=NUM_PAIRS,
         bf16=False,
         use_cpu=True,
         gradient_checkpointing=False,
         report_to=[],
         max_length=None,
         disable_tqdm=True,
+        # TRL adds its load-balancing loss to a mixture of experts unless told not to; it is no part of DPO
+        router_aux_loss_coef=0.0 if hasattr(policy.config, "output_router_logits") else None,
     )
     trainer = DPOTrainer(
         model=policy,
@@ -53,61 +66,41 @@ def trl_loss_and_gradients(policy: Any, reference: Any, folder: Path) -> tuple[f
         processing_class=byte_tokenizer(),
     )
     inputs = next(iter(trainer.get_train_dataloader()))
-    assert inputs["input_ids"].shape[0] == 2 * len(PAIRS)
+    assert inputs["input_ids"].shape[0] == 2 * NUM_PAIRS
     loss = trainer.compute_loss(trainer.model, inputs)
     loss.backward()
-    return loss.item(), _gradients(trainer.model)
+    return Outcome(loss.item(), gradients_of(trainer.model))
 
 
-def our_loss_and_gradients(policy: Any, reference: Any) -> tuple[float, dict[str, torch.Tensor]]:
-    """Compute the five distinct responses once each, and the loss of the three pairs from them."""
+def tokenized_groups() -> list[TokenizedGroup]:
     tokenizer = byte_tokenizer()
 
-    def ids(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text)["input_ids"])
+    def response(text: str) -> TokenizedResponse:
+        ids = (*tokenizer(text)["input_ids"], tokenizer.eos_token_id)
+        return TokenizedResponse(ids, (1,) * len(ids))
 
-    end = (tokenizer.eos_token_id,)
-    groups = [
+    return [
         TokenizedGroup(
-            prompt=ids(PROMPT),
-            responses=(ids(GOOD) + end, ids(BAD) + end, ids(WORSE) + end),
-            pairs=(GroupPair(0, 1, "a"), GroupPair(0, 2, "b")),
-        ),
-        TokenizedGroup(ids(OTHER_PROMPT), (ids(RED) + end, ids(DARK) + end), (GroupPair(0, 1, "c"),)),
+            tuple(tokenizer(prompt)["input_ids"]),
+            tuple(map(response, responses)),
+            tuple(GroupPair(*pair, "pairs.jsonl:1") for pair in pairs),
+        )
+        for prompt, responses, pairs in GROUPS
     ]
-    batch = pair_batch([PairRef(0, 0), PairRef(0, 1), PairRef(1, 0)], groups)
-    sequences = sequences_of(batch.responses, groups)
-    assert sequences.input_ids.shape[0] == 5
-    with torch.no_grad():
-        reference_logps = response_logps(reference, sequences)
-    terms = pair_terms(
-        response_logps(policy, sequences),
-        reference_logps,
-        chosen=batch.chosen,
-        rejected=batch.rejected,
-        beta=BETA,
-        preference_weight=1.0,
-        sft_weight=0.0,
-        average_preference=False,
-        average_sft=False,
-    )
-    loss = terms.loss.sum() / len(PAIRS)
-    loss.backward()
-    return loss.item(), _gradients(policy)
 
 
-def _gradients(model: Any) -> dict[str, torch.Tensor]:
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-def test_equals_trl(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [*SHARING, *HYBRID])
+def test_equals_trl(name: str, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of TRL and what it imports
-        theirs, their_gradients = trl_loss_and_gradients(tiny_qwen3(seed=1), tiny_qwen3(seed=2), tmp_path)
-    ours, our_gradients = our_loss_and_gradients(tiny_qwen3(seed=1), tiny_qwen3(seed=2))
-    assert abs(ours - 0.6931) > 0.05
-    assert ours == pytest.approx(theirs, rel=1e-5)
-    assert our_gradients.keys() == their_gradients.keys()
-    for name, gradient in our_gradients.items():
-        difference = (gradient - their_gradients[name]).norm() / their_gradients[name].norm()
-        assert difference < 1e-5, (name, difference)
+        policy, reference = (build(name, seed=seed, vocabulary=VOCABULARY) for seed in (1, 2))
+        theirs = trl_outcome(policy, reference, tmp_path)
+    assert abs(theirs.loss - 0.6931) > 0.005
+    groups = tokenized_groups()
+    for budget in (longest_of(groups), 10_000):
+        policy, reference = (build(name, seed=seed, vocabulary=VOCABULARY) for seed in (1, 2))
+        training = training_of(policy, reference, groups, f"policy.tokens_per_microbatch={budget}")
+        step = step_of(groups)
+        assert sum(len(row.refs()) for row in step_rows(step, training).all_rows) == 9
+        ours = train_step(training, step)
+        assert_same(Outcome(ours["loss"], gradients_of(policy)), theirs, gradient=TRLS_ROUNDING.get(name, 1e-5))

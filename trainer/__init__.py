@@ -2,3 +2,8 @@
 
 This package imports `schemas`, never `pipeline`. `trainer.config` and `trainer.settings` start without torch.
 """
+
+import logging
+
+# Accelerate imports bitsandbytes where it is installed, and on a CPU that warns of a kernel nobody asked for.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

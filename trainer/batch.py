@@ -1,82 +1,166 @@
-"""From planned pairs to tensors: each distinct response of a micro-batch is one row, prompt first.
+"""From packed rows to tensors.
 
-Legend: `S` sequences (distinct responses), `T` tokens of the longest, `N` response tokens of all rows, `B` pairs.
+Legend: `B` sequences, `T` tokens of each, `N` response tokens that are trained on, `S` responses, `P` pairs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from trainer.packing import Layout, Row
 from trainer.plan import PairRef, ResponseRef
+from trainer.segments import SegmentTable, row_segments
 from trainer.tokenize import TokenizedGroup
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """Padded rows of prompt and response, and where in them the response tokens are predicted."""
+class TokenRows:
+    """The tokens of a row, and where in them the trained tokens are predicted.
 
-    input_ids: Tensor  # (S, T), padded on the right with 0
-    attention_mask: Tensor  # (S, T), 0 on padding
-    predictors: Tensor  # (N,), places in the flattened (S * T) whose output predicts a response token
-    targets: Tensor  # (N,), those response tokens, row after row
-    lengths: tuple[int, ...]  # (S,), response tokens of each row; they sum up to N
+    In the tree layout B is 1 and `table` says what sees what; in the other layout each response has a sequence of its
+    own, padded on the right, and `table` is None.
+    """
 
-    def to(self, device: torch.device) -> "Sequences":
+    input_ids: Tensor  # (B, T)
+    position_ids: Tensor  # (B, T)
+    attention_mask: Tensor | None  # (B, T), 0 on padding; None in the tree layout
+    table: SegmentTable | None
+    predictors: Tensor  # (N,), places in the flattened (B * T) whose output predicts a trained token
+    targets: Tensor  # (N,), those tokens, response after response
+    responses: tuple[ResponseRef, ...]  # (S,)
+    lengths: tuple[int, ...]  # (S,), trained tokens of each response; they sum up to N
+
+    def to(self, device: torch.device) -> "TokenRows":
         """Move the tensors to a device."""
-        return Sequences(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.predictors.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
+        return TokenRows(
+            _moved(self.input_ids, device),
+            _moved(self.position_ids, device),
+            None if self.attention_mask is None else _moved(self.attention_mask, device),
+            self.table,
+            _moved(self.predictors, device),
+            _moved(self.targets, device),
+            self.responses,
             self.lengths,
         )
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The responses of some pairs, each once, and the pairs as positions among them."""
+    """Some pairs as positions among the responses that they are made of."""
 
-    responses: tuple[ResponseRef, ...]  # (S,)
-    chosen: Tensor  # (B,), positions in `responses`
-    rejected: Tensor  # (B,)
-    sources: tuple[str, ...]  # (B,), file:line
-
-
-def pair_batch(pairs: Sequence[PairRef], groups: Sequence[TokenizedGroup]) -> PairBatch:
-    """Name each response that the pairs need once."""
-    rows: dict[ResponseRef, int] = {}
-    chosen, rejected, sources = [], [], []
-    for reference in pairs:
-        pair = groups[reference.group].pairs[reference.pair]
-        chosen.append(rows.setdefault(ResponseRef(reference.group, pair.chosen), len(rows)))
-        rejected.append(rows.setdefault(ResponseRef(reference.group, pair.rejected), len(rows)))
-        sources.append(pair.source)
-    return PairBatch(tuple(rows), torch.tensor(chosen), torch.tensor(rejected), tuple(sources))
+    chosen: Tensor  # (P,), positions in the responses
+    rejected: Tensor  # (P,)
+    weights: Tensor  # (P,), how much each pair counts
+    sources: tuple[str, ...]  # (P,), file:line
 
 
-def sequences_of(responses: Sequence[ResponseRef], groups: Sequence[TokenizedGroup]) -> Sequences:
-    """Lay responses out behind their prompts, one row each."""
-    rows = [(groups[group].prompt, groups[group].responses[position]) for group, position in responses]
-    longest = max(len(prompt) + len(response) for prompt, response in rows)
-    input_ids = torch.zeros(len(rows), longest, dtype=torch.long)  # (S, T)
-    attention_mask = torch.zeros(len(rows), longest, dtype=torch.long)  # (S, T)
-    predictors: list[int] = []
-    targets: list[int] = []
-    for row, (prompt, response) in enumerate(rows):
-        length = len(prompt) + len(response)
-        assert prompt  # else the response's first token would be predicted by the row before
-        input_ids[row, :length] = torch.tensor(prompt + response)
-        attention_mask[row, :length] = 1
-        first = row * longest + len(prompt) - 1  # the prompt's last token predicts the response's first
-        predictors += range(first, first + len(response))
-        targets += response
-    lengths = tuple(len(response) for _, response in rows)
-    return Sequences(
-        input_ids,
-        attention_mask,
-        torch.tensor(predictors, dtype=torch.long),
-        torch.tensor(targets, dtype=torch.long),
-        lengths,
+def token_rows(row: Row, groups: Sequence[TokenizedGroup], layout: Layout, *, pads_to: int = 1) -> TokenRows:
+    """Lay out a row; in the tree layout its length is rounded up to a multiple of `pads_to`."""
+    return _tree(row, groups, pads_to) if layout is Layout.TREE else _sequences(row, groups)
+
+
+def pair_batch(
+    pairs: Sequence[PairRef],
+    groups: Sequence[TokenizedGroup],
+    responses: Sequence[ResponseRef],
+    weights: Sequence[float],
+) -> PairBatch:
+    """Point the pairs at their responses."""
+    places = {response: place for place, response in enumerate(responses)}
+    members = [(reference.group, groups[reference.group].pairs[reference.pair]) for reference in pairs]
+    return PairBatch(
+        torch.tensor([places[ResponseRef(group, pair.chosen)] for group, pair in members], dtype=torch.long),
+        torch.tensor([places[ResponseRef(group, pair.rejected)] for group, pair in members], dtype=torch.long),
+        torch.tensor(weights, dtype=torch.float32),
+        tuple(pair.source for _, pair in members),
     )
+
+
+def num_trained(group: TokenizedGroup, response: int) -> int:
+    """Count the tokens of a response that are trained on."""
+    return int(np.count_nonzero(np.asarray(group.responses[response].loss_mask)))
+
+
+def _tree(row: Row, groups: Sequence[TokenizedGroup], pads_to: int) -> TokenRows:
+    """Lay the fragments out one after the other, each prompt once."""
+    ids: list[NDArray[np.int64]] = []
+    predictors: list[NDArray[np.int64]] = []
+    lengths: list[int] = []
+    start = 0
+    for fragment in row.fragments:
+        group = groups[fragment.group]
+        ids.append(_array(group.prompt))
+        last_of_prompt = start + len(group.prompt) - 1
+        start += len(group.prompt)
+        for response in fragment.responses:
+            tokens = group.responses[response]
+            places = np.arange(start - 1, start - 1 + len(tokens.ids))
+            places[0] = last_of_prompt  # of each response, the first token is predicted by the prompt's last
+            ids.append(_array(tokens.ids))
+            predictors.append(places[_array(tokens.loss_mask) > 0])
+            lengths.append(len(predictors[-1]))
+            start += len(tokens.ids)
+    table = row_segments(row, groups).padded(pads_to)
+    input_ids = np.zeros(table.num_tokens, dtype=np.int64)
+    input_ids[:start] = np.concatenate(ids)
+    return TokenRows(
+        torch.from_numpy(input_ids)[None],
+        torch.from_numpy(table.positions())[None],
+        None,
+        table,
+        torch.from_numpy(np.concatenate(predictors)),
+        _targets(row, groups),
+        tuple(row.refs()),
+        tuple(lengths),
+    )
+
+
+def _sequences(row: Row, groups: Sequence[TokenizedGroup]) -> TokenRows:
+    """Lay each response out behind a prompt of its own, padded on the right."""
+    members = [(groups[ref.group].prompt, groups[ref.group].responses[ref.response]) for ref in row.refs()]
+    longest = max(len(prompt) + len(response.ids) for prompt, response in members)
+    input_ids = np.zeros((len(members), longest), dtype=np.int64)  # (B, T)
+    attention_mask = np.zeros((len(members), longest), dtype=np.int64)  # (B, T)
+    predictors: list[NDArray[np.int64]] = []
+    for number, (prompt, response) in enumerate(members):
+        border, end = len(prompt), len(prompt) + len(response.ids)
+        assert border  # else the response's first token would be predicted by the sequence before
+        input_ids[number, :border] = prompt
+        input_ids[number, border:end] = response.ids
+        attention_mask[number, :end] = 1
+        first = number * longest + border - 1
+        predictors.append(first + np.flatnonzero(_array(response.loss_mask)))
+    positions = np.broadcast_to(np.arange(longest), input_ids.shape).copy()
+    return TokenRows(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(attention_mask),
+        None,
+        torch.from_numpy(np.concatenate(predictors)),
+        _targets(row, groups),
+        tuple(row.refs()),
+        tuple(map(len, predictors)),
+    )
+
+
+def _targets(row: Row, groups: Sequence[TokenizedGroup]) -> Tensor:
+    """Give the trained tokens of all responses: (N,)."""
+    responses = [groups[ref.group].responses[ref.response] for ref in row.refs()]
+    return torch.from_numpy(
+        np.concatenate([_array(response.ids)[_array(response.loss_mask) > 0] for response in responses])
+    )
+
+
+def _array(ids: Sequence[int]) -> NDArray[np.int64]:
+    return np.asarray(ids, dtype=np.int64)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy to a device, without waiting where that is a GPU."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,14 +1,17 @@
 """The preference group: one prompt, its distinct responses, the pairs among them.
 
 Rollouts come many to a prompt, so one response stands in many pairs. The group names each response once; what is
-computed for it (tokens, reference and policy log-probs) is computed once, however many pairs it is in.
+computed for it (tokens, reference and policy log-probs) is computed once, however many pairs it is in. The pairs are
+taken as a stream, and of a response that a file repeats only the first copy stays in memory.
 """
 
+import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
-from schemas.preference import Message, PreferencePair
+from schemas.preference import Message, PackedIds, PreferencePair, SampledTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +20,7 @@ class Response:
 
     messages: tuple[Message, ...]
     truncated: bool
+    sampled: SampledTokens | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,35 +39,75 @@ class PreferenceGroup:
     prompt: tuple[Message, ...]
     responses: tuple[Response, ...]
     pairs: tuple[GroupPair, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    prompt_token_ids: PackedIds | None = None
 
 
-def group_pairs(pairs: Sequence[PreferencePair]) -> list[PreferenceGroup]:
-    """Gather pairs of equal prompts, naming each distinct response once."""
-    by_prompt: dict[str, list[PreferencePair]] = {}
+@dataclass(slots=True)
+class _Gathering:
+    """A group to which pairs are still added."""
+
+    prompt: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...]
+    prompt_token_ids: PackedIds | None
+    positions: dict[bytes, int] = field(default_factory=dict)  # of responses, by digest
+    responses: list[Response] = field(default_factory=list)
+    pairs: list[GroupPair] = field(default_factory=list)
+
+    def position(self, response: Response) -> int:
+        """Give the response's position, a new one where it was not met before."""
+        position = self.positions.setdefault(_response_digest(response), len(self.responses))
+        if position == len(self.responses):
+            self.responses.append(response)
+        return position
+
+
+def group_pairs(pairs: Iterable[PreferencePair]) -> list[PreferenceGroup]:
+    """Gather pairs of equal prompts and tools, naming each distinct response once."""
+    groups: dict[bytes, _Gathering] = {}
     for pair in pairs:
-        by_prompt.setdefault(_identity(pair.prompt), []).append(pair)
-    return [_group(members) for members in by_prompt.values()]
-
-
-def _group(pairs: Sequence[PreferencePair]) -> PreferenceGroup:
-    positions: dict[tuple[str, bool], int] = {}
-    responses: list[Response] = []
-
-    def position(messages: tuple[Message, ...], truncated: bool) -> int:
-        key = (_identity(messages), truncated)
-        if key not in positions:
-            positions[key] = len(responses)
-            responses.append(Response(messages, truncated))
-        return positions[key]
-
-    members = tuple(
-        GroupPair(
-            position(pair.chosen, pair.chosen_truncated), position(pair.rejected, pair.rejected_truncated), pair.source
+        digest = _digest(_canonical(pair.prompt), _canonical(pair.tools), _packed(pair.prompt_token_ids))
+        group = groups.get(digest)
+        if group is None:
+            group = groups[digest] = _Gathering(pair.prompt, pair.tools, pair.prompt_token_ids)
+        chosen = group.position(Response(pair.chosen, pair.chosen_truncated, pair.chosen_sampled))
+        rejected = group.position(Response(pair.rejected, pair.rejected_truncated, pair.rejected_sampled))
+        group.pairs.append(GroupPair(chosen, rejected, pair.source))
+    return [
+        PreferenceGroup(
+            prompt=group.prompt,
+            responses=tuple(group.responses),
+            pairs=tuple(group.pairs),
+            tools=group.tools,
+            prompt_token_ids=group.prompt_token_ids,
         )
-        for pair in pairs
+        for group in groups.values()
+    ]
+
+
+def _response_digest(response: Response) -> bytes:
+    sampled = response.sampled
+    return _digest(
+        _canonical(response.messages),
+        b"cut" if response.truncated else b"whole",
+        _packed(sampled.ids if sampled else None),
+        _packed(sampled.loss_mask if sampled else None),
     )
-    return PreferenceGroup(pairs[0].prompt, tuple(responses), members)
 
 
-def _identity(messages: tuple[Message, ...]) -> str:
-    return json.dumps(messages, sort_keys=True)
+def _canonical(value: object) -> bytes:
+    """Write in one way what is equal; the order of keys tells nothing."""
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _packed(ids: PackedIds | None) -> bytes:
+    return b"none" if ids is None else b"ids:" + ids.tobytes()
+
+
+def _digest(*parts: bytes) -> bytes:
+    """Digest the parts with their lengths, so that nothing can move from one to the next."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(b"%d:" % len(part))
+        digest.update(part)
+    return digest.digest()

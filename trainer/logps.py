@@ -1,6 +1,6 @@
 """Log-probabilities of responses: the one thing that a loss is made of.
 
-How they are computed may change (packed, shared prompts, tiled head); what a loss is given does not.
+How they are computed (shared prompts, packed rows, a tiled head) is the scorer's affair; what a loss is given is this.
 """
 
 from dataclasses import dataclass
@@ -8,17 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from trainer.batch import Sequences
+from trainer.batch import TokenRows
 
 
 @dataclass(frozen=True)
 class ResponseLogps:
-    """Log-probabilities of the tokens of some responses, in float32, response after response."""
+    """Log-probabilities of the trained tokens of some responses, in float32, response after response."""
 
     tokens: Tensor  # (N,)
-    lengths: tuple[int, ...]  # (S,), tokens of each response; they sum up to N
+    lengths: tuple[int, ...]  # (S,), trained tokens of each response; they sum up to N
 
     @property
     def per_response(self) -> tuple[Tensor, ...]:
@@ -36,17 +35,6 @@ class ResponseLogps:
         return torch.tensor(self.lengths, device=self.tokens.device).clamp(min=1)
 
 
-def response_logps(model: Any, sequences: Sequences) -> ResponseLogps:
-    """Compute the log-probability of each response token under the model.
-
-    Padding stands on the right, so causal attention keeps it from every token that counts. Only the outputs that
-    predict a response token go through the softmax, which is taken in float32 whatever the model computes in.
-    """
-    outputs = model(
-        input_ids=sequences.input_ids,  # (S, T)
-        attention_mask=sequences.attention_mask,
-        use_cache=False,
-    )
-    logits = outputs.logits.flatten(0, 1)[sequences.predictors]  # (S, T, V) -> (N, V)
-    logps = -cross_entropy(logits.float(), sequences.targets, reduction="none")  # (N,)
-    return ResponseLogps(logps, sequences.lengths)
+def response_logps(scorer: Any, rows: TokenRows) -> ResponseLogps:
+    """Compute the log-prob of each trained token of the rows."""
+    return ResponseLogps(scorer(rows), rows.lengths)

@@ -22,7 +22,8 @@ METRICS = (
     "logps_chosen_mean",
     "logps_rejected_mean",
 )
-"""Means over pairs. Rewards are log-ratios without beta, as in NeMo RL; the margin has beta, as TRL's."""
+"""Means over pairs, weighted as in the loss. Rewards are log-ratios without beta, as in NeMo RL; the margin has beta,
+as TRL's."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,11 @@ class PairTerms:
     logps: PairValues  # log policy of each side
     beta: float
 
-    def metric_sums(self) -> Tensor:
-        """Sum each metric over the pairs, in the order of `METRICS`: (len(METRICS),), without gradient."""
+    def metric_sums(self, weights: Tensor) -> Tensor:
+        """Sum each metric over the pairs, in the order of `METRICS`: (len(METRICS),), without gradient.
+
+        `weights` (B,) say how much each pair counts, as in the loss.
+        """
         margins = self.beta * (self.ratios.chosen - self.ratios.rejected)
         values = (
             self.loss,
@@ -48,7 +52,7 @@ class PairTerms:
             margins,
             *self.logps,
         )
-        return torch.stack([value.detach().float().sum() for value in values])
+        return torch.stack([(value.detach().float() * weights).sum() for value in values])
 
 
 def pair_terms(

@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import InputError, UsageError
@@ -25,26 +27,56 @@ def load_policy(name: str) -> tuple[Any, Any]:
         InputError: there is no such model, or it is not whole.
         UsageError: the tokenizer belongs to another model.
     """
-    if Path(name).is_dir() or not sys.stderr.isatty():  # a download's bar is welcome, the others are noise
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     _refuse_unreachable(name)
-    try:
+    with _loading(name):
         tokenizer: Any = AutoTokenizer.from_pretrained(name)
         loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except Exception as error:  # the hub, the file system, safetensors and remote-code checks each raise their own
-        raise InputError(f"model {name}: can't be loaded: {_first_sentence(error)}; {MODEL_REMEDY}") from error
     model, loading = loaded
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"model {name}: weights are missing ({missing}, …); they would be random")
+    _refuse_other_tokenizer(name, model, tokenizer)
+    disable_dropout(model)
+    return model, tokenizer
+
+
+def load_shape(name: str) -> tuple[Any, Any]:
+    """Load a model without its weights, on the meta device, and its tokenizer.
+
+    Raises:
+        InputError: there is no such model.
+        UsageError: the tokenizer belongs to another model.
+    """
+    _refuse_unreachable(name)
+    with _loading(name), torch.device("meta"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+        auto: Any = AutoModelForCausalLM
+        model = auto.from_config(AutoConfig.from_pretrained(name), dtype=torch.float32)
+    with suppress(OSError):  # a model need not have one
+        model.generation_config = GenerationConfig.from_pretrained(name)
+    _refuse_other_tokenizer(name, model, tokenizer)
+    return model, tokenizer
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """Turn what the loaders raise into one line; the hub, the file system, safetensors and remote-code checks each
+    raise their own."""
+    if Path(name).is_dir() or not sys.stderr.isatty():  # a download's bar is welcome, the others are noise
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except Exception as error:
+        raise InputError(f"model {name}: can't be loaded: {_first_sentence(error)}; {MODEL_REMEDY}") from error
+
+
+def _refuse_other_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
         raise UsageError(
             f"model {name}: its tokenizer has {len(tokenizer)} tokens, the model {num_embeddings}: they don't belong "
             "together"
         )
-    disable_dropout(model)
-    return model, tokenizer
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from schemas.terminal import counted, printable, stderr_console
 from trainer.config import TrainConfig
+from trainer.step import Training
 from trainer.tokenize import TokenizedPairs
 
 LINES_PER_RUN = 10
@@ -38,6 +39,11 @@ class RunReport:
             f"beta {config.dpo.reference_policy_kl_penalty:g}, lr {config.policy.optimizer.lr:g}, "
             f"{config.policy.precision}, {num_processes} process{'es' if num_processes > 1 else ''}"
         )
+
+    def ready(self, training: Training) -> None:
+        """Say what the set-up found."""
+        for note in training.notes:
+            self._say(note)
 
     @contextmanager
     def live(self) -> Iterator[Callable[[int, dict[str, float]], None]]:
@@ -72,15 +78,16 @@ def _step_bar(console: Console, num_steps: int, *, shown: bool) -> Iterator[Call
 
 def _short_columns(metrics: dict[str, float]) -> str:
     """Show what fits beside a bar on 80 columns."""
-    pairs_per_second = metrics["num_valid_samples"] / metrics["step_seconds"]
-    return f"loss {metrics['loss']:.4f} margin {_signed(metrics['margin_mean'], 3)} {pairs_per_second:,.0f} pairs/s"
+    speed = f"{metrics['pairs_per_second']:,.0f} pairs/s"
+    return f"loss {metrics['loss']:.4f} margin {_signed(metrics['margin_mean'], 3)} {speed}"
 
 
 def _columns(metrics: dict[str, float]) -> str:
-    pairs_per_second = metrics["num_valid_samples"] / metrics["step_seconds"]
+    mfu = f"  MFU {metrics['mfu']:.0%}" if "mfu" in metrics else ""
     return (
         f"loss {metrics['loss']:.4f}  accuracy {metrics['accuracy']:.2f}  margin {_signed(metrics['margin_mean'], 4)}  "
-        f"grad {metrics['grad_norm']:.2f}  lr {metrics['lr']:.1e}  {pairs_per_second:,.0f} pairs/s"
+        f"grad {metrics['grad_norm']:.2f}  lr {metrics['lr']:.1e}  {metrics['pairs_per_second']:,.0f} pairs/s  "
+        f"{metrics['tokens_per_second']:,.0f} tokens/s{mfu}"
     )
 
 

@@ -19,6 +19,11 @@ from trainer.config import TrainConfig
 
 RUNS_FOLDER = Path("runs")
 
+TEXT_TYPES = (str, Path, str | None, Path | None)
+
+SHORT_FORMS = {"reference": "reference.mode"}
+"""Sections that one value may be given for."""
+
 USUAL_NAMES = {
     "batch_size": "policy.train_global_batch_size",
     "beta": "dpo.reference_policy_kl_penalty",
@@ -38,17 +43,20 @@ def resolve(
     train_data_path: Path,
     model_name: str | None = None,
     output_dir: Path | None = None,
+    self_check: bool | None = None,
 ) -> TrainConfig:
     """Make the configuration of a run from the command line.
 
     Raises:
         UsageError: unknown keys, wrong values, or a setting given as an option too; all of them are named.
     """
-    short_forms = {"data.train.data_path": str(train_data_path)}
+    short_forms: dict[str, object] = {"data.train.data_path": str(train_data_path)}
     if model_name is not None:
         short_forms["policy.model_name"] = model_name
     if output_dir is not None:
         short_forms["output_dir"] = str(output_dir)
+    if self_check is not None:
+        short_forms["policy.self_check"] = self_check
     settings, problems = _parse(overrides)
     for section in sorted(_sections() & settings.keys()):
         problems.append(f"{section}: is a section; set one of its keys, {section}.KEY=")
@@ -89,7 +97,7 @@ def _sections() -> set[str]:
 
 
 def _parse(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
-    texts = {key for key, field in options() if field.annotation in (str, Path)}  # a model may be called 123
+    texts = {key for key, field in options() if field.annotation in TEXT_TYPES}  # a model may be called 123
     settings: dict[str, object] = {}
     problems = []
     for override in overrides:
@@ -97,7 +105,8 @@ def _parse(overrides: Sequence[str]) -> tuple[dict[str, object], list[str]]:
         if not equals or not key:
             problems.append(f"{excerpt(override)}: not of the form key=value")
         else:
-            settings[key] = text if key in texts else _value(text)
+            key = SHORT_FORMS.get(key, key)
+            settings[key] = text if key in texts and text != "null" else _value(text)
     return settings, problems
 
 

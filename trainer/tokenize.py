@@ -1,28 +1,45 @@
 """From preference groups to token ids, each prompt and each distinct response once.
 
-A response is what the policy wrote behind the generation prompt, up to and including its end of turn; what a template
-writes behind that (ChatML's line feed) is left out, and a response that was cut by a limit has no end of turn.
+A response is everything behind the prompt up to the last token that the policy wrote; its loss mask marks what the
+policy wrote in there: each of its turns behind the header, up to and including the end of turn. What a template writes
+behind an end of turn (ChatML's line feed), later headers, tool results and other people's turns are not trained on, and
+a turn that was cut by a limit has no end. Rows that carry the sampled token ids are not tokenised again.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from schemas.errors import DpoError, UsageError
-from schemas.preference import Message
+from schemas.errors import DpoError
+from trainer.encode import EncodedGroup, EncodedResponse, encode_groups
 from trainer.groups import GroupPair, PreferenceGroup
+from trainer.render import LossMask, Rewrite, render_group
+from trainer.sampled import is_sampled, sampled_groups
 
-TokenIds = tuple[int, ...]
+RESPONSES_PER_CALL = 256
+"""How many responses a call of the tokenizer takes, so that its threads have enough to do."""
+
+TokenIds = Sequence[int]
 
 
 class PairDrop(StrEnum):
     """Why a pair is not trained on."""
 
     TOO_LONG = "too_long"
-    EMPTY = "empty"
+    EMPTY = "empty"  # nothing in a response was written by the policy
     IDENTICAL = "identical"
+    TEMPLATE_REWRITES_HISTORY = Rewrite.HISTORY.value
+    TEMPLATE_REWRITES_RESPONSE = Rewrite.RESPONSE.value
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedResponse:
+    """What stands behind the prompt, and which of it is the policy's."""
+
+    ids: TokenIds
+    loss_mask: TokenIds  # as long as ids; 1 where the policy wrote the token and a loss may count it
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +47,7 @@ class TokenizedGroup:
     """A preference group as token ids; only responses that stand in a pair are here."""
 
     prompt: TokenIds
-    responses: tuple[TokenIds, ...]
+    responses: tuple[TokenizedResponse, ...]
     pairs: tuple[GroupPair, ...]
 
 
@@ -53,29 +70,33 @@ def tokenize_groups(
     *,
     max_tokens: int,
     end_ids: frozenset[int],
+    loss_mask: LossMask = "policy",
+    use_token_ids: bool = True,
     advance: Callable[[int], None] = lambda amount: None,
 ) -> TokenizedPairs:
-    """Tokenise every group; drop the pairs that have a response too long or empty, or the same response twice.
+    """Tokenise every group; drop and count the pairs that can't be trained on.
 
-    `end_ids` are the tokens that end a turn.
+    `end_ids` are the tokens that end a turn. `loss_mask="nemo_rl"` is explained in trainer/render.py; sampled token ids
+    have the assistant's header in the prompt, so they do not serve it.
 
     Raises:
-        UsageError: the tokenizer has no chat template, or one that rewrites the prompt.
+        UsageError: the tokenizer has no chat template, or one that refuses a conversation or rewrites the prompt; or
+            the token ids of a row are another tokenizer's.
         DpoError: no pair is left.
     """
-    if not tokenizer.chat_template:
-        raise UsageError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruct model, or save the "
-            "tokenizer with a chat_template"
-        )
     kept: list[TokenizedGroup] = []
     dropped: Counter[PairDrop] = Counter()
-    for group in groups:
-        tokenized = _tokenize(group, tokenizer, end_ids)
-        usable = _usable_pairs(tokenized, max_tokens, dropped)
-        if usable:
-            kept.append(_with_pairs(tokenized, usable))
-        advance(1)
+    uses_sampled = use_token_ids and loss_mask == "policy"
+    for chunk in _chunks(groups):
+        sampled = [uses_sampled and is_sampled(group) for group in chunk]
+        known = iter(sampled_groups([g for g, is_known in zip(chunk, sampled, strict=True) if is_known], tokenizer))
+        others = [group for group, is_known in zip(chunk, sampled, strict=True) if not is_known]
+        made = iter(_tokenize(others, tokenizer, end_ids, loss_mask))
+        for group, is_known in zip(chunk, sampled, strict=True):
+            usable = _usable(group, next(known if is_known else made), max_tokens, dropped)
+            if usable.pairs:
+                kept.append(usable)
+            advance(1)
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         raise DpoError(
@@ -91,79 +112,71 @@ def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
     return frozenset(token for token in [tokenizer.eos_token_id, *stops] if token is not None)
 
 
-def _tokenize(group: PreferenceGroup, tokenizer: Any, end_ids: frozenset[int]) -> TokenizedGroup:
-    source = group.pairs[0].source
-    prompt = _render(tokenizer, group.prompt, source, add_generation_prompt=True)
-    wholes = [
-        _render(tokenizer, group.prompt + response.messages, source, add_generation_prompt=False)
-        for response in group.responses
-    ]
-    if not all(whole.startswith(prompt) for whole in wholes):
-        raise UsageError(
-            f"{source}: the chat template of {tokenizer.name_or_path} renders the prompt differently once the response "
-            "follows, so their border is unknown; use another chat template"
-        )
-    prompt_ids, *whole_ids = tokenizer([prompt, *wholes], add_special_tokens=False)["input_ids"]
-    responses = []
-    for response, whole, ids in zip(group.responses, wholes, whole_ids, strict=True):
-        response_ids = _behind_prompt(ids, prompt_ids)
-        if response_ids is None:  # a token reaches across the border, which no sampled response can
-            response_ids = tokenizer(whole.removeprefix(prompt), add_special_tokens=False)["input_ids"]
-        responses.append(_ended(response_ids, end_ids, truncated=response.truncated))
-    return TokenizedGroup(tuple(prompt_ids), tuple(responses), group.pairs)
+def _chunks(groups: Sequence[PreferenceGroup]) -> Iterator[list[PreferenceGroup]]:
+    chunk: list[PreferenceGroup] = []
+    num_responses = 0
+    for group in groups:
+        chunk.append(group)
+        num_responses += len(group.responses)
+        if num_responses >= RESPONSES_PER_CALL:
+            yield chunk
+            chunk, num_responses = [], 0
+    if chunk:
+        yield chunk
 
 
-def _behind_prompt(whole: list[int], prompt: list[int]) -> list[int] | None:
-    """Cut the prompt off, where the tokens of the whole begin with the prompt's.
-
-    Tokenised alone, a response would begin with a space that was never there under tokenizers that put one before
-    every text (SentencePiece).
-    """
-    return whole[len(prompt) :] if whole[: len(prompt)] == prompt else None
-
-
-def _render(tokenizer: Any, messages: tuple[Message, ...], source: str, *, add_generation_prompt: bool) -> str:
-    try:
-        text: str = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=add_generation_prompt, tokenize=False
-        )
-    except Exception as error:  # a template may raise whatever it likes
-        roles = ", ".join(message["role"] for message in messages)
-        raise UsageError(
-            f"{source}: the chat template of {tokenizer.name_or_path} refuses a conversation of {roles}: {error}"
-        ) from error
-    return text
+def _tokenize(
+    groups: Sequence[PreferenceGroup], tokenizer: Any, end_ids: frozenset[int], loss_mask: LossMask
+) -> list[EncodedGroup]:
+    end_marks = tuple(tokenizer.decode([number], skip_special_tokens=False) for number in sorted(end_ids))
+    rendered = [render_group(group, tokenizer, end_marks=end_marks, loss_mask=loss_mask) for group in groups]
+    return encode_groups(rendered, tokenizer, end_ids)
 
 
-def _ended(ids: Sequence[int], end_ids: frozenset[int], *, truncated: bool) -> TokenIds:
-    """Cut what stands behind the last end of turn, and that itself where the policy did not write it."""
-    for position in range(len(ids) - 1, -1, -1):
-        if ids[position] in end_ids:
-            return tuple(ids[: position + (not truncated)])
-    return tuple(ids)
-
-
-def _usable_pairs(group: TokenizedGroup, max_tokens: int, dropped: Counter[PairDrop]) -> tuple[GroupPair, ...]:
+def _usable(
+    group: PreferenceGroup, encoded: EncodedGroup, max_tokens: int, dropped: Counter[PairDrop]
+) -> TokenizedGroup:
+    """Keep the pairs that can be trained on and the responses that they name; equal responses become one."""
+    first_of = _first_of_equals(encoded.responses)
     usable = []
     for pair in group.pairs:
-        chosen, rejected = group.responses[pair.chosen], group.responses[pair.rejected]
-        if len(group.prompt) + max(len(chosen), len(rejected)) > max_tokens:
-            dropped[PairDrop.TOO_LONG] += 1
-        elif not (chosen and rejected):
-            dropped[PairDrop.EMPTY] += 1
-        elif chosen == rejected:
-            dropped[PairDrop.IDENTICAL] += 1
+        chosen, rejected = first_of[pair.chosen], first_of[pair.rejected]
+        drop = _drop(len(encoded.prompt), encoded.responses[chosen], encoded.responses[rejected], max_tokens)
+        if drop is None:
+            usable.append(GroupPair(chosen, rejected, pair.source))
         else:
-            usable.append(pair)
-    return tuple(usable)
-
-
-def _with_pairs(group: TokenizedGroup, pairs: Sequence[GroupPair]) -> TokenizedGroup:
-    """Keep these pairs and the responses that they name."""
-    used = sorted({position for pair in pairs for position in (pair.chosen, pair.rejected)})
+            dropped[drop] += 1
+    used = sorted({position for pair in usable for position in (pair.chosen, pair.rejected)})
     new = {old: position for position, old in enumerate(used)}
     return TokenizedGroup(
-        prompt=group.prompt,
-        responses=tuple(group.responses[position] for position in used),
-        pairs=tuple(GroupPair(new[pair.chosen], new[pair.rejected], pair.source) for pair in pairs),
+        prompt=encoded.prompt,
+        responses=tuple(TokenizedResponse(*encoded.responses[position]) for position in used),
+        pairs=tuple(GroupPair(new[pair.chosen], new[pair.rejected], pair.source) for pair in usable),
     )
+
+
+def _first_of_equals(responses: Sequence[EncodedResponse | Rewrite]) -> list[int]:
+    """Give for each response the first that has the same tokens and mask: texts may differ in what no token shows."""
+    first: dict[object, int] = {}
+    return [
+        first.setdefault(
+            position if isinstance(response, Rewrite) else tuple(part.tobytes() for part in response), position
+        )
+        for position, response in enumerate(responses)
+    ]
+
+
+def _drop(
+    num_prompt: int, chosen: EncodedResponse | Rewrite, rejected: EncodedResponse | Rewrite, max_tokens: int
+) -> PairDrop | None:
+    """Say why a pair can't be trained on, if it can't."""
+    if isinstance(chosen, Rewrite):
+        return PairDrop(chosen.value)
+    if isinstance(rejected, Rewrite):
+        return PairDrop(rejected.value)
+    chosen_ids, rejected_ids = chosen[0], rejected[0]
+    if num_prompt + max(len(chosen_ids), len(rejected_ids)) > max_tokens:
+        return PairDrop.TOO_LONG
+    if not (chosen_ids and rejected_ids):
+        return PairDrop.EMPTY
+    return PairDrop.IDENTICAL if chosen_ids == rejected_ids else None

@@ -1,0 +1,370 @@
+"""One epoch of DPO over the same pair file: `dpo`'s trainer against TRL's DPOTrainer with its best settings.
+
+    python benchmarks/train_vs_trl.py                          # the device's usual model and shapes
+    python benchmarks/train_vs_trl.py --shapes all_pairs --repeats 1 --model small
+    python benchmarks/train_vs_trl.py --model 0.6b 1.7b        # on a GPU, in bfloat16
+
+Both train the same random model on the same token ids in the same precision, with the same optimizer and the same
+number of pairs a step, without gradient checkpointing, with reference log-probs that were computed before (what that
+took is told apart). TRL has its fused head, and the micro-batch size that was fastest among those tried. Each process
+trains one epoch to warm up and a second one that is timed, wall clock, data loading and logging included. Contestants
+take turns. Results go to benchmarks/results/ as JSON.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+EOS = "<eos>"
+TEMPLATE = (
+    "{% for message in messages %}{{ message.content }}{% if message.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
+)
+TRL_MICRO_BATCHES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A kind of pair file."""
+
+    about: str
+    num_prompts: int
+    prompt_tokens: int
+    response_tokens: tuple[int, int]  # from, to, evenly; on a GPU log-normal between them
+    num_responses: int
+    pairs: str  # all, best_worst or binary
+    batch_size: int  # pairs of a step
+    bound: dict[str, float]  # by device
+
+
+SHAPES = {
+    "all_pairs": Shape("K=8, all pairs", 4, 256, (128, 256), 8, "all", 28, {"cpu": 8.0, "cuda": 8.0}),
+    "best_worst": Shape("best and worst", 16, 192, (128, 256), 2, "best_worst", 8, {"cpu": 1.3, "cuda": 1.5}),
+    "binary": Shape("K=8, binary rewards", 4, 256, (128, 256), 8, "binary", 16, {"cpu": 4.0, "cuda": 4.0}),
+}
+GPU_PROMPTS = 16  # times as many prompts on a GPU
+
+MODELS: dict[str, dict[str, Any]] = {
+    "small": {
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "vocab_size": 8192,
+    },
+    "0.6b": {
+        "hidden_size": 1024,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+    "1.7b": {
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    },
+}
+"""Shapes of Qwen3 models; the weights are random, the embedding is the head too."""
+
+
+def write_inputs(folder: Path, shape: Shape, model: str, device: str) -> None:
+    """Write the pair file, and the random policy with a tokenizer of one token a word."""
+    words = 8000
+    rng = random.Random(0)
+    rows = []
+    num_prompts = shape.num_prompts * (GPU_PROMPTS if device == "cuda" else 1)
+    for _ in range(num_prompts):
+        prompt = _words(rng, shape.prompt_tokens, words)
+        responses = [_words(rng, _length(rng, shape, device) - 1, words) for _ in range(shape.num_responses)]
+        rows += [
+            {"prompt": prompt, "chosen": responses[chosen], "rejected": responses[rejected]}
+            for chosen, rejected in _pairs(shape)
+        ]
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _write_policy(folder / "policy", model, words)
+
+
+def _words(rng: random.Random, count: int, words: int) -> str:
+    return "".join(f" w{rng.randrange(words)}" for _ in range(count))
+
+
+def _length(rng: random.Random, shape: Shape, device: str) -> int:
+    low, high = shape.response_tokens
+    if device == "cpu":
+        return rng.randint(low, high)
+    return round(min(4 * high, max(low / 4, rng.lognormvariate(math.log((low + high) / 2), 0.6))))
+
+
+def _pairs(shape: Shape) -> list[tuple[int, int]]:
+    if shape.pairs == "binary":
+        half = shape.num_responses // 2
+        return [(good, bad) for good in range(half) for bad in range(half, shape.num_responses)]
+    return list(combinations(range(shape.num_responses), 2))
+
+
+def _write_policy(folder: Path, model: str, words: int) -> None:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    vocabulary = {f"w{number}": number for number in range(words)} | {EOS: words, "<unk>": words + 1}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=EOS)
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = Qwen3Config(**MODELS[model], tie_word_embeddings=True, eos_token_id=words, pad_token_id=words)
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+
+
+def run_ours(folder: Path, shape: Shape, precision: str, tokens: int) -> dict[str, float]:
+    """Train two epochs with the parts that `dpo train` is made of; time the second."""
+    from trainer.plan import plan_steps
+    from trainer.policy import load_policy
+    from trainer.settings import resolve
+    from trainer.setup import set_up
+    from trainer.start import load_groups, start_accelerator, tokenize
+    from trainer.step import train_step
+
+    config = resolve(
+        [
+            f"policy.train_global_batch_size={shape.batch_size}",
+            f"policy.tokens_per_microbatch={tokens}",
+            "policy.max_total_sequence_length=2048",
+            f"policy.precision={precision}",
+            "reference.cache_dir=null",
+        ],
+        train_data_path=folder / "pairs.jsonl",
+        model_name=str(folder / "policy"),
+        output_dir=folder / "unused",
+    )
+    accelerator, config = start_accelerator(config)
+    model, tokenizer = load_policy(config.policy.model_name)
+    data = tokenize(config, load_groups(config.data.train.data_path, shown=False), model, tokenizer, shown=False)
+    steps = plan_steps(data.groups, seed=1, global_batch_size=shape.batch_size, num_epochs=2, max_steps=None)
+    started = time.perf_counter()
+    training = set_up(config, accelerator, model, data, steps)
+    set_up_seconds = time.perf_counter() - started
+    epochs = []
+    for epoch in range(2):
+        started = time.perf_counter()
+        metrics = [train_step(training, step) for step in steps if step.epoch == epoch]
+        epochs.append(time.perf_counter() - started)
+    mean = {name: statistics.fmean(step[name] for step in metrics) for name in metrics[0]}
+    return {
+        "seconds": epochs[1],
+        "reference_seconds": set_up_seconds,
+        "loss": metrics[-1]["loss"],
+        **{name: mean[name] for name in ("tokens_per_second", "dedup_factor", "sharing_factor", "mfu") if name in mean},
+    }
+
+
+def run_trl(folder: Path, shape: Shape, precision: str, micro_batch: int) -> dict[str, float]:
+    """Train two epochs with TRL; time the second."""
+    import torch
+    from datasets import Dataset, disable_caching, disable_progress_bars
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer
+
+    disable_caching()
+    disable_progress_bars()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    tokenizer.chat_template = None
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    config = DPOConfig(
+        output_dir=str(folder / "trl"),
+        beta=0.05,
+        num_train_epochs=2,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=max(1, shape.batch_size // micro_batch),
+        precompute_ref_log_probs=True,
+        precompute_ref_batch_size=2 * micro_batch,
+        bf16=precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        optim="adamw_torch_fused" if torch.cuda.is_available() else "adamw_torch",
+        gradient_checkpointing=False,
+        max_length=None,
+        logging_steps=1000,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+    )
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_epoch_begin(self, *args: object, **kwargs: object) -> None:
+            self.times.append(_now())
+
+        def on_epoch_end(self, *args: object, **kwargs: object) -> None:
+            self.times.append(_now())
+
+    clock = Clock()
+    started = _now()
+    trainer = DPOTrainer(
+        model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, callbacks=[clock]
+    )
+    reference_seconds = _now() - started
+    output = trainer.train()
+    return {
+        "seconds": clock.times[3] - clock.times[2],
+        "reference_seconds": reference_seconds,
+        "loss": output.training_loss,
+    }
+
+
+def _now() -> float:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def contestant(name: str, folder: Path, shape: str, setting: int, device: str) -> None:
+    """Run one contestant in this process and print its figures."""
+    warnings.simplefilter("ignore")
+    precision = "bfloat16" if device == "cuda" else "float32"
+    run = run_ours if name == "dpo" else run_trl
+    figures = run(folder, SHAPES[shape], precision, setting)
+    import torch
+
+    if torch.cuda.is_available():
+        figures["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    else:
+        figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    print("FIGURES " + json.dumps(figures))
+
+
+def measure(name: str, folder: Path, shape: str, setting: int, device: str) -> dict[str, float] | None:
+    """Run one contestant in a process of its own; None where it ran out of memory."""
+    command = [sys.executable, __file__, "--contestant", name, str(folder), shape, str(setting), device]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TOKENIZERS_PARALLELISM": "false"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    for line in result.stdout.splitlines():
+        if line.startswith("FIGURES "):
+            return dict(json.loads(line.removeprefix("FIGURES ")))
+    if "out of memory" in result.stderr.lower():
+        return None
+    raise SystemExit(result.stderr)
+
+
+def compare(shape: str, model: str, device: str, repeats: int, row_tokens: int) -> dict[str, Any]:
+    """Measure both on one shape, in turn; TRL with the micro-batch size that is fastest for it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_inputs(folder, SHAPES[shape], model, device)
+        tried = {}
+        for size in TRL_MICRO_BATCHES:
+            if SHAPES[shape].batch_size % size == 0 and (figures := measure("trl", folder, shape, size, device)):
+                tried[size] = figures["seconds"]
+                print(f"  TRL with micro-batches of {size}: {figures['seconds']:.2f} s", file=sys.stderr)
+        best = min(tried, key=lambda size: tried[size])
+        runs: dict[str, list[dict[str, float]]] = {"dpo": [], "trl": []}
+        for _ in range(repeats):
+            for name, setting in (("dpo", row_tokens), ("trl", best)):
+                figures = measure(name, folder, shape, setting, device)
+                assert figures is not None, f"{name} ran out of memory"
+                runs[name].append(figures)
+        num_pairs = len((folder / "pairs.jsonl").read_text().splitlines())
+    medians = {
+        name: {key: statistics.median(run[key] for run in of_name) for key in of_name[0]}
+        for name, of_name in runs.items()
+    }
+    ratio = statistics.median(
+        theirs["seconds"] / ours["seconds"] for ours, theirs in zip(runs["dpo"], runs["trl"], strict=True)
+    )
+    return {
+        "shape": asdict(SHAPES[shape]),
+        "model": model,
+        "pairs": num_pairs,
+        "ratio": ratio,
+        "bound": SHAPES[shape].bound[device],
+        "trl_micro_batch": best,
+        "trl_tried": tried,
+        "row_tokens": row_tokens,
+        **medians,
+        "runs": runs,
+    }
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--model", nargs="+", choices=MODELS)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--row-tokens", type=int, help="policy.tokens_per_microbatch of dpo")
+    parser.add_argument("--output", type=Path, help="JSON file (default: benchmarks/results/train_vs_trl_DEVICE.json)")
+    parser.add_argument("--contestant", nargs=5, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contestant:
+        name, folder, shape, setting, device = args.contestant
+        contestant(name, Path(folder), shape, int(setting), device)
+        return
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    models = args.model or (["0.6b", "1.7b"] if device == "cuda" else ["small"])
+    row_tokens = args.row_tokens or (16384 if device == "cuda" else 2560)
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores",
+        "precision": "bfloat16" if device == "cuda" else "float32",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "accelerate", "trl")},
+        "date": time.strftime("%Y-%m-%d"),
+        "results": [],
+    }
+    for model in models:
+        for shape in args.shapes:
+            result = compare(shape, model, device, args.repeats, row_tokens)
+            report["results"].append(result)
+            print(_line(result), flush=True)
+    output = args.output or RESULTS / f"train_vs_trl_{device}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _line(result: dict[str, Any]) -> str:
+    ours, theirs = result["dpo"], result["trl"]
+    mfu = f", MFU {ours['mfu']:.0%}" if "mfu" in ours else ""
+    return (
+        f"{result['model']:6} {result['shape']['about']:20} dpo {ours['seconds']:7.2f} s "
+        f"({result['pairs'] / ours['seconds']:,.1f} pairs/s, {ours['tokens_per_second']:,.0f} tokens/s{mfu}, "
+        f"{ours['peak_mb']:,.0f} MB)  TRL {theirs['seconds']:7.2f} s (micro-batch {result['trl_micro_batch']}, "
+        f"{theirs['peak_mb']:,.0f} MB)  ratio {result['ratio']:.1f}x (aim {result['bound']:g}x)  "
+        f"reference {ours['reference_seconds']:.1f} s against {theirs['reference_seconds']:.1f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
