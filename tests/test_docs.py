@@ -80,7 +80,8 @@ def test_every_option_is_documented_with_default_and_meaning() -> None:
                 found[prefix + name] = ("" if field.is_required() else f"`{field.default}`", str(field.description))
         return found
 
-    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.+) \|$", TRAINING, flags=re.MULTILINE)
+    table = TRAINING.split("## Options", 1)[1].split("\n## ", 1)[0]
+    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.+) \|$", table, flags=re.MULTILINE)
     assert {key: (default.strip(), meaning) for key, default, meaning in rows} == options(TrainConfig)
 
 

@@ -113,10 +113,10 @@ def test_what_people_read(dpo, folder: Path) -> None:
 
 def test_nothing_is_written_and_no_weights_are_needed(dpo, folder: Path) -> None:
     (folder / "policy" / "model.safetensors").unlink()
-    before = {path for path in folder.rglob("*")}
+    before = set(folder.rglob("*"))
     result = dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", "--dry-run", *OPTIONS, cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert {path for path in folder.rglob("*")} == before
+    assert set(folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

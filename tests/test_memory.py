@@ -193,7 +193,7 @@ def test_on_a_gpu_all_that_helps_is_named_in_order() -> None:
     message = explained(error, config, "training")
     assert message.startswith("out of GPU memory in training, trying to allocate 2.50 GiB; what helps")
     knobs = [
-        "policy.tokens_per_microbatch=3072 (now 6144 by train_micro_batch_size=3; at least max_total_sequence_length=1024",
+        "policy.tokens_per_microbatch=3072 (now 6144 by train_micro_batch_size=3; at least max_total",
         "policy.gradient_checkpointing=true",
         "policy.precision=bfloat16",
         "policy.optimizer.name=adamw_8bit",

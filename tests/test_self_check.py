@@ -1,5 +1,6 @@
 """The self-check: what is computed rightly passes, and each way to go silently wrong is caught."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -151,11 +152,17 @@ def test_a_window_of_one_too_many_is_caught() -> None:
         check(scorer)
 
 
-def test_not_a_number_is_caught() -> None:
+def test_not_a_number_is_caught_where_the_model_gives_one() -> None:
     scorer = scorer_of("llama")
-    scorer.model.lm_head.weight.data[0, 0] = torch.nan
+    scorer.transform = head.LogitTransform(scale=torch.nan)
     with pytest.raises(DpoError, match="self-check"):
         check(scorer)
+
+
+def test_not_a_number_that_the_model_gives_itself_is_left_to_the_first_step() -> None:
+    scorer = scorer_of("llama")
+    scorer.model.get_input_embeddings().weight.data[GROUPS[0].responses[1].ids[0]] = torch.nan
+    assert math.isnan(check(scorer))
 
 
 def test_bfloat16_still_catches_a_wrong_mask() -> None:

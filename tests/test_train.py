@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,25 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma3TextConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen3MoeConfig,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.preference import write_rows
+from tests.architectures import HYBRID, SHARING, build
 from tests.tiny_models import byte_tokenizer, save_tiny_policy, tiny_qwen3
-from trainer.batch import sequences_of
+from trainer.attention import choose_attention
+from trainer.batch import token_rows
 from trainer.config import TrainConfig
 from trainer.logps import response_logps
 from trainer.loop import RunResult, train
-from trainer.plan import ResponseRef
+from trainer.packing import Fragment, Layout, Packer, Row
 from trainer.policy import disable_dropout, load_policy
 from trainer.reference import compute_reference
+from trainer.scorer import ResponseScorer
 from trainer.settings import resolve
 from trainer.step import check_start
-from trainer.tokenize import TokenizedGroup
+from trainer.tokenize import TokenizedGroup, TokenizedResponse
 
 LN_2 = math.log(2)
 
@@ -82,6 +79,10 @@ def run(pairs: Path, policy: Path, output: Path, *overrides: str) -> RunResult:
     return result
 
 
+def group_of(prompt: tuple[int, ...], *responses: tuple[int, ...]) -> TokenizedGroup:
+    return TokenizedGroup(prompt, tuple(TokenizedResponse(ids, (1,) * len(ids)) for ids in responses), ())
+
+
 def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -126,15 +127,116 @@ def test_the_same_command_gives_the_same_weights(pairs_file: Path, policy_folder
     )
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 3, 8])
-def test_micro_batches_change_nothing_but_rounding(
-    pairs_file: Path, policy_folder: Path, tmp_path: Path, micro_batch_size: int
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("policy.tokens_per_microbatch=42",),  # room for one prompt and one response, or a few short ones
+        ("policy.tokens_per_microbatch=100",),
+        ("policy.train_micro_batch_size=1",),  # 2 x 42 tokens
+        ("policy.train_micro_batch_size=8",),
+        ("policy.attention=dense",),
+        ("policy.attention=rows",),
+        ("policy.attention=rows", "policy.tokens_per_microbatch=42"),
+        ("policy.gradient_checkpointing=true",),
+        ("policy.gradient_checkpointing=true", "policy.attention=dense"),
+        ("reference=online",),
+        ("reference=online", "policy.tokens_per_microbatch=42"),
+        ("reference.cache_dir=null",),
+        ("policy.self_check=false",),
+    ],
+    ids=" ".join,
+)
+def test_how_it_is_computed_changes_nothing_but_rounding(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    run(pairs_file, policy_folder, tmp_path / "a", "policy.optimizer.eps=1e-3")
-    micro = f"policy.train_micro_batch_size={micro_batch_size}"
-    run(pairs_file, policy_folder, tmp_path / "b", "policy.optimizer.eps=1e-3", micro)
+    always = ("policy.optimizer.eps=1e-3", "policy.max_total_sequence_length=42")
+    run(pairs_file, policy_folder, tmp_path / "a", *always)
+    run(pairs_file, policy_folder, tmp_path / "b", *always, *settings)
     for name, value in weights_of(tmp_path / "a").items():
         torch.testing.assert_close(value, weights_of(tmp_path / "b")[name], rtol=0, atol=1e-6)
+    for one, two in zip(metrics_of(tmp_path / "a"), metrics_of(tmp_path / "b"), strict=True):
+        assert one["train/loss"] == pytest.approx(two["train/loss"], abs=1e-5)
+
+
+def test_the_log_tells_what_sharing_saves(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    """A step of all 24 pairs: 2 x 24 sequences pair by pair, 20 distinct responses, 4 prompts."""
+    lengths = {"yes 0": 6, "no, never": 10, "no, never!": 11, "no, never!!": 12}  # with the end of turn
+    prompt = 30
+    of_pairs = 4 * sum(2 * prompt + lengths["yes 0"] + lengths["no, never" + "!" * n] for n in range(3) for _ in "01")
+    of_responses = 4 * (5 * prompt + 2 * lengths["yes 0"] + 10 + 11 + 12)
+    computed = of_responses - 4 * 4 * prompt
+    one_step = ("policy.train_global_batch_size=24", "dpo.max_num_steps=1", "policy.max_total_sequence_length=42")
+    run(pairs_file, policy_folder, tmp_path / "a", *one_step, "policy.tokens_per_microbatch=1000")
+    (line,) = metrics_of(tmp_path / "a")
+    assert line["train/dedup_factor"] == pytest.approx(of_pairs / of_responses)
+    assert line["train/sharing_factor"] == pytest.approx(of_responses / computed)
+    assert line["train/tokens_per_second"] == pytest.approx(computed / line["train/step_seconds"])
+    assert line["train/pairs_per_second"] == pytest.approx(24 / line["train/step_seconds"])
+    run(pairs_file, policy_folder, tmp_path / "b", *one_step, "policy.attention=rows")
+    assert metrics_of(tmp_path / "b")[0]["train/sharing_factor"] == 1.0
+
+
+@pytest.mark.parametrize("backend", ["segments", "dense", "rows"])
+def test_the_report_names_the_back_end(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(pairs_file, policy_folder, tmp_path / "run", f"policy.attention={backend}", "dpo.max_num_steps=1")
+    assert f"attention: {backend}" in capsys.readouterr().err
+
+
+def test_gradient_checkpointing_computes_each_layer_again(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: Counter[str] = Counter()
+    forward = Qwen3MLP.forward
+    for value in ("false", "true"):
+        monkeypatch.setattr(Qwen3MLP, "forward", lambda *given, value=value: calls.update([value]) or forward(*given))
+        setting = f"policy.gradient_checkpointing={value}"
+        run(pairs_file, policy_folder, tmp_path / value, setting, "dpo.max_num_steps=1", "reference.cache_dir=null")
+    assert calls["true"] == calls["false"] + 2  # of two layers, in the one row of the one step
+
+
+def test_weighting_by_prompt_changes_the_weights_where_prompts_have_different_numbers_of_pairs(
+    policy_folder: Path, tmp_path: Path
+) -> None:
+    for name, rows in (("even", ROWS), ("uneven", ROWS[:-4])):
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+        settings = ("policy.train_global_batch_size=24", "dpo.max_num_epochs=2")
+        for weighting in ("pair", "prompt"):
+            output = tmp_path / f"{name} {weighting}"
+            run(tmp_path / f"{name}.jsonl", policy_folder, output, *settings, f"dpo.weighting={weighting}")
+    name = "model.layers.0.mlp.up_proj.weight"
+    by_pair, by_prompt = weights_of(tmp_path / "even pair")[name], weights_of(tmp_path / "even prompt")[name]
+    torch.testing.assert_close(by_pair, by_prompt, rtol=0, atol=1e-5)
+    assert not torch.allclose(
+        weights_of(tmp_path / "uneven pair")[name], weights_of(tmp_path / "uneven prompt")[name], rtol=0, atol=1e-5
+    )
+
+
+def test_a_reference_model_of_its_own_changes_the_weights(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, usual_run: Path
+) -> None:
+    other = save_tiny_policy(tmp_path / "other", seed=9)
+    for mode in ("cached", "online"):
+        run(pairs_file, policy_folder, tmp_path / mode, f"reference.model_name={other}", f"reference={mode}")
+    assert metrics_of(tmp_path / "cached")[0]["train/preference_loss"] != pytest.approx(LN_2, abs=1e-3)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(weights_of(usual_run)[name], weights_of(tmp_path / "cached")[name])
+    torch.testing.assert_close(
+        weights_of(tmp_path / "cached")[name], weights_of(tmp_path / "online")[name], rtol=0, atol=1e-5
+    )
+
+
+def test_a_wrong_mask_stops_the_run_unless_it_may_not(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.segments.SegmentTable.offset", lambda table, segment: 0)  # positions do not go on
+    with pytest.raises(DpoError, match="self-check"):
+        run(pairs_file, policy_folder, tmp_path / "run", "policy.attention=dense")
+    assert not (tmp_path / "run" / "policy").exists()
+    settings = ("policy.attention=dense", "policy.self_check=false", "reference.cache_dir=null")
+    run(pairs_file, policy_folder, tmp_path / "all the same", *settings)
+    assert (tmp_path / "all the same" / "policy").exists()
 
 
 @pytest.mark.parametrize(
@@ -157,6 +259,10 @@ def test_micro_batches_change_nothing_but_rounding(
         "policy.optimizer.eps=0.1",
         "policy.scheduler.name=cosine",
         "policy.scheduler.warmup_ratio=0.9",
+        "policy.lora.rank=4",
+        "reference=none",
+        "data.order=pairs",
+        "data.loss_mask=nemo_rl",
     ],
 )
 def test_each_option_changes_the_weights(
@@ -182,70 +288,54 @@ def test_the_schedule_wastes_no_step(pairs_file: Path, policy_folder: Path, tmp_
     assert rates == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 0.75e-3, 0.5e-3, 0.25e-3])  # 3 up, 4 down, none at 0
 
 
-def test_reference_equals_the_live_policy_for_each_response(policy_folder: Path) -> None:
+@pytest.mark.parametrize("attention", ["auto", "rows"])
+def test_reference_equals_the_live_policy_for_each_response(policy_folder: Path, attention: str) -> None:
     model, _ = load_policy(str(policy_folder))
-    groups = [TokenizedGroup((1, 2, 3), ((4, 5, 256), (6, 256), (7,)), ()), TokenizedGroup((8,), ((9, 10),), ())]
-    reference = compute_reference(model, groups, Accelerator(), batch_size=3)
+    groups = [group_of((1, 2, 3), (4, 5, 256), (6, 256), (7,)), group_of((8,), (9, 10))]
+    scorer = ResponseScorer(model, choose_attention(model, attention, torch.device("cpu")))
+    packer = Packer(groups, scorer.attention.layout, 8)
+    reference = compute_reference(scorer, packer, Accelerator())
     for group, members in enumerate(groups):
         for position in range(len(members.responses)):
-            alone = response_logps(model, sequences_of([ResponseRef(group, position)], groups)).tokens
-            cached = reference.of([ResponseRef(group, position)], torch.device("cpu"))
-            torch.testing.assert_close(cached.tokens, alone.detach(), rtol=1e-5, atol=1e-5)
+            alone = token_rows(Row((Fragment(group, (position,)),)), groups, packer.layout)
+            expected = response_logps(scorer, alone).tokens.detach()
+            torch.testing.assert_close(reference.of(alone).tokens, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_logps_are_those_of_a_plain_softmax() -> None:
     model = tiny_qwen3()
-    groups = [TokenizedGroup((1, 2, 3), ((4, 5), (6, 7, 8, 9)), ())]
+    groups = [group_of((1, 2, 3), (4, 5), (6, 7, 8, 9))]
     by_hand: list[float] = []
     with torch.no_grad():
-        logps = response_logps(model, sequences_of([ResponseRef(0, 0), ResponseRef(0, 1)], groups))
         for response in groups[0].responses:
-            probabilities = torch.softmax(model(torch.tensor([[1, 2, 3, *response]])).logits[0].double(), dim=-1)
-            by_hand += [math.log(probabilities[2 + place, token]) for place, token in enumerate(response)]
+            probabilities = torch.softmax(model(torch.tensor([[1, 2, 3, *response.ids]])).logits[0].double(), dim=-1)
+            by_hand += [math.log(probabilities[2 + place, token]) for place, token in enumerate(response.ids)]
+        scorer = ResponseScorer(model, choose_attention(model, "auto", torch.device("cpu")))
+        rows = token_rows(Row((Fragment(0, (0, 1)),)), groups, Layout.TREE)
+        logps = response_logps(scorer, rows)
+    assert logps.lengths == (2, 4)
     assert logps.tokens.tolist() == pytest.approx(by_hand, rel=1e-4)
 
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "initializer_range": 0.2,
-}
-
-CONFIGURATIONS = [
-    LlamaConfig(**SMALL),
-    LlamaConfig(**SMALL, tie_word_embeddings=True),
-    MistralConfig(**SMALL, sliding_window=4),  # shorter than the sequences
-    Gemma3TextConfig(**SMALL, sliding_window=4, layer_types=["sliding_attention", "full_attention"]),
-    GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4),  # absolute positions
-    Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16),
-]
-
-
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda configuration: configuration.model_type)
-def test_padding_changes_no_logps(configuration: Any) -> None:
-    """Rows of different lengths in one batch give what each gives alone, whatever the architecture."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(configuration).to(torch.float32)
-    disable_dropout(model)
-    groups = [
-        TokenizedGroup((1, 2, 3, 4, 5), ((6,), (7, 8, 9, 10, 11, 12)), ()),
-        TokenizedGroup((13,), ((14, 15),), ()),
-    ]
-    references = [ResponseRef(0, 0), ResponseRef(0, 1), ResponseRef(1, 0)]
+@pytest.mark.parametrize("name", [*SHARING, *HYBRID])
+@pytest.mark.parametrize("attention", ["auto", "rows"])
+def test_neighbours_change_no_logps(name: str, attention: str) -> None:
+    """Responses of different lengths in one row, packed or padded, give what each gives alone, in any architecture."""
+    model = build(name)
+    groups = [group_of((1, 2, 3, 4, 5), (6,), (7, 8, 9, 10, 11, 12)), group_of((13,), (14, 15))]
+    alone = []
     with torch.no_grad():
-        together = response_logps(model, sequences_of(references, groups)).per_response
-        for reference, logps in zip(references, together, strict=True):
-            group = groups[reference.group]
-            ids = torch.tensor([[*group.prompt, *group.responses[reference.response]]])
-            alone = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
-            places = torch.arange(len(group.prompt) - 1, ids.shape[1] - 1)
-            expected = alone[places, ids[0, len(group.prompt) :]]
-            torch.testing.assert_close(logps.double(), expected, rtol=1e-5, atol=1e-5)
+        for group in groups:
+            for response in group.responses:
+                ids = torch.tensor([[*group.prompt, *response.ids]])
+                logps = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
+                places = torch.arange(len(group.prompt) - 1, ids.shape[1] - 1)
+                alone.append(logps[places, ids[0, len(group.prompt) :]])
+        scorer = ResponseScorer(model, choose_attention(model, attention, torch.device("cpu")))
+        row = Row((Fragment(0, (0, 1)), Fragment(1, (0,))))
+        together = response_logps(scorer, token_rows(row, groups, scorer.attention.layout)).per_response
+    for found, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=2e-5)
 
 
 def test_dropout_is_off(tmp_path: Path) -> None:
@@ -276,13 +366,15 @@ def test_a_policy_that_is_not_its_own_reference_stops_the_run(
     pairs_file: Path, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def noisy(model: Any) -> None:
-        model.register_forward_pre_hook(
+        model.get_decoder().register_forward_pre_hook(
             lambda module, inputs: [p.data.mul_(1.001) for p in module.parameters()] and None
         )
 
     monkeypatch.setattr("trainer.policy.disable_dropout", noisy)
+    with pytest.raises(DpoError, match="self-check"):  # it is noticed there already
+        run(pairs_file, policy_folder, tmp_path / "checked")
     with pytest.raises(DpoError, match="ln 2"):
-        run(pairs_file, policy_folder, tmp_path / "run")
+        run(pairs_file, policy_folder, tmp_path / "run", "policy.self_check=false", "reference.cache_dir=null")
     assert not (tmp_path / "run" / "policy").exists()
 
 

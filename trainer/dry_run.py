@@ -102,7 +102,8 @@ class DryRun:
         return [
             f"rows of at most {self.config.policy.row_tokens:,} tokens: {packed.rows / packed.steps:.1f} in a step on "
             f"each process, at most {packed.most_rows:,}",
-            f"{work.tokens:,} tokens in an epoch of {counted(packed.steps, 'step')}, {work.trained_tokens:,} of them trained on",
+            f"{work.tokens:,} tokens in an epoch of {counted(packed.steps, 'step')}, {work.trained_tokens:,} of them "
+            "trained on",
             f"pair by pair it would be {work.pair_tokens:,} tokens: {work.dedup_factor:.2f} times for responses in "
             f"several pairs, {work.sharing_factor:.2f} times for shared prompts",
             f"attention {self.attention.backend}: {self.reason}",

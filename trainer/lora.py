@@ -3,6 +3,7 @@
 Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,7 +26,9 @@ def add_lora(model: Any, options: LoraSection) -> Any:
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*deprecated")  # peft 0.21 still asks
+        return get_peft_model(model, config)
 
 
 def is_lora(model: Any) -> bool:

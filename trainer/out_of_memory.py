@@ -36,9 +36,10 @@ def explain_out_of_memory(config: TrainConfig, phase: Phase) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         has_gpu = isinstance(error, torch.OutOfMemoryError) or "CUDA" in str(error)
+        what = f"out of {'GPU memory' if has_gpu else 'memory'} {MEANING[phase]}{_tried(str(error))}"
         raise DpoError(
-            f"out of {'GPU memory' if has_gpu else 'memory'} {MEANING[phase]}{_tried(str(error))}; what helps, the most useful "
-            f"first: {'; '.join(remedies(config, phase, has_gpu=has_gpu))}; dpo train --dry-run estimates the need"
+            f"{what}; what helps, the most useful first: {'; '.join(remedies(config, phase, has_gpu=has_gpu))}; "
+            "dpo train --dry-run estimates the need"
         ) from error
 
 

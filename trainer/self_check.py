@@ -5,6 +5,7 @@ or more. So before training, some responses of the first row are computed plainl
 the model's own attention and the model's own head.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -29,7 +30,8 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 def self_check(
     scorer: ResponseScorer, row: Row, groups: Sequence[TokenizedGroup], *, precision: str, device: torch.device
 ) -> float:
-    """Compare the log-probs of a row with the model's own; return the largest mean difference of a response.
+    """Compare the log-probs of a row with the model's own; return the largest mean difference of a response,
+    NaN where the model itself gives NaN.
 
     Raises:
         DpoError: they differ by more than rounding can explain.
@@ -44,6 +46,8 @@ def self_check(
             plain = [_plain_logps(scorer, rows.responses[place], groups, device) for place in chosen]
         finally:
             scorer.base.set_attn_implementation(attention.implementation)
+    if any(logps.isnan().any() for logps in plain):  # the model's own fault; the first step will name the rows
+        return math.nan
     worst = 0.0
     for place, expected in zip(chosen, plain, strict=True):
         found = packed[place][-len(expected) :]

@@ -36,7 +36,13 @@ def set_up(
         DpoError: the self-check fails.
     """
     policy, device = config.policy, accelerator.device
-    scorer = ResponseScorer(model, choose_attention(model, policy.attention, device)).to(device)
+    attention = choose_attention(model, policy.attention, device)
+    if policy.compile and attention.backend is Backend.SEGMENTS:
+        raise UsageError(
+            "policy.compile=true: attention by segments has another shape in each row and would be compiled anew each "
+            "time; use policy.attention=dense, or don't compile"
+        )
+    scorer = ResponseScorer(model, attention).to(device)
     scorer.train()
     packer = Packer(data.groups, scorer.attention.layout, policy.row_tokens)
     notes = [_attention_note(scorer)]
@@ -171,7 +177,9 @@ def _refuse_other_vocabulary(reference: Any, policy: Any, name: str) -> None:
 
 def _save_memory_and_time(model: Any, policy: PolicySection) -> None:
     if policy.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # named gradient_checkpointing_enable in older transformers
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if policy.compile:
         for layer in model.get_decoder().layers:
             layer.compile()

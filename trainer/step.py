@@ -55,6 +55,13 @@ class StepRows:
     across: list[PairRef]  # the pairs whose responses lie in two rows
     weights: dict[PairRef, float]
 
+    def beside(self, number: int, num_processes: int) -> list[Row]:
+        """Give the rows that all processes compute while this one computes its row of that number.
+
+        A forward pass may be a collective (DDP exchanges buffers, FSDP weights), so all of them do it or none.
+        """
+        return self.all_rows[number * num_processes : (number + 1) * num_processes]
+
     @property
     def total_weight(self) -> float:
         """Sum the weights of all pairs of the step, over all processes."""
@@ -181,8 +188,8 @@ def _slopes_across_rows(training: Training, rows: StepRows, tally: Tally) -> dic
     wanted = {*refs}
     found: dict[ResponseRef, tuple[Tensor, Tensor]] = {}
     with torch.no_grad():
-        for row in rows.mine:
-            if wanted.isdisjoint(row.refs()):
+        for number, row in enumerate(rows.mine):
+            if all(wanted.isdisjoint(one.refs()) for one in rows.beside(number, accelerator.num_processes)):
                 continue
             batch = _rows_of(training, row)
             policy, reference = response_logps(training.scorer, batch), training.reference.of(batch)
