@@ -54,9 +54,9 @@ class Shape:
 
 
 SHAPES = {
-    "all_pairs": Shape("K=8, all pairs", 4, 256, (128, 256), 8, "all", 28, {"cpu": 8.0, "cuda": 8.0}),
+    "all_pairs": Shape("K=8, all pairs", 2, 256, (128, 256), 8, "all", 28, {"cpu": 8.0, "cuda": 8.0}),
     "best_worst": Shape("best and worst", 16, 192, (128, 256), 2, "best_worst", 8, {"cpu": 1.3, "cuda": 1.5}),
-    "binary": Shape("K=8, binary rewards", 4, 256, (128, 256), 8, "binary", 16, {"cpu": 4.0, "cuda": 4.0}),
+    "binary": Shape("K=8, binary rewards", 3, 256, (128, 256), 8, "binary", 16, {"cpu": 4.0, "cuda": 4.0}),
 }
 GPU_PROMPTS = 16  # times as many prompts on a GPU
 
@@ -185,7 +185,9 @@ def run_ours(folder: Path, shape: Shape, precision: str, tokens: int) -> dict[st
     }
 
 
-def run_trl(folder: Path, shape: Shape, precision: str, micro_batch: int) -> dict[str, float]:
+def run_trl(
+    folder: Path, shape: Shape, precision: str, micro_batch: int, max_pairs: int | None = None
+) -> dict[str, float]:
     """Train two epochs with TRL; time the second."""
     import torch
     from datasets import Dataset, disable_caching, disable_progress_bars
@@ -197,7 +199,7 @@ def run_trl(folder: Path, shape: Shape, precision: str, micro_batch: int) -> dic
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     tokenizer.chat_template = None
     model = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=torch.float32)
-    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()][:max_pairs]
     config = DPOConfig(
         output_dir=str(folder / "trl"),
         beta=0.05,
@@ -253,8 +255,11 @@ def contestant(name: str, folder: Path, shape: str, setting: int, device: str) -
     """Run one contestant in this process and print its figures."""
     warnings.simplefilter("ignore")
     precision = "bfloat16" if device == "cuda" else "float32"
-    run = run_ours if name == "dpo" else run_trl
-    figures = run(folder, SHAPES[shape], precision, setting)
+    kind = SHAPES[shape]
+    if name == "dpo":
+        figures = run_ours(folder, kind, precision, setting)
+    else:  # a trial is of one step's pairs
+        figures = run_trl(folder, kind, precision, setting, kind.batch_size if name == "trial" else None)
     import torch
 
     if torch.cuda.is_available():
@@ -284,9 +289,9 @@ def compare(shape: str, model: str, device: str, repeats: int, row_tokens: int) 
         write_inputs(folder, SHAPES[shape], model, device)
         tried = {}
         for size in TRL_MICRO_BATCHES:
-            if SHAPES[shape].batch_size % size == 0 and (figures := measure("trl", folder, shape, size, device)):
+            if SHAPES[shape].batch_size % size == 0 and (figures := measure("trial", folder, shape, size, device)):
                 tried[size] = figures["seconds"]
-                print(f"  TRL with micro-batches of {size}: {figures['seconds']:.2f} s", file=sys.stderr)
+                print(f"  TRL, a step in micro-batches of {size}: {figures['seconds']:.2f} s", file=sys.stderr)
         best = min(tried, key=lambda size: tried[size])
         runs: dict[str, list[dict[str, float]]] = {"dpo": [], "trl": []}
         for _ in range(repeats):

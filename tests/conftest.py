@@ -8,12 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The models of the tests are so small that a second thread only waits; on a busy machine it waits for long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what runs in the background with Ctrl-C ignored, and children inherit that; the tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("dpo", deadline=None)
+settings.load_profile("dpo")
 
 ROOT = Path(__file__).resolve().parent.parent
 

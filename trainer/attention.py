@@ -29,6 +29,9 @@ LINEAR_MARKS = ("layers_block_type", "block_types", "hybrid_override_pattern", "
 POSITION_MARKS = ("alibi", "use_alibi", "position_embedding_type", "attention_chunk_size")
 """Configuration keys of models whose attention knows places by other means than position ids."""
 
+OTHER_PLACES = ("bloom", "falcon", "mpt")
+"""Types of models that do so without such a key."""
+
 
 class Backend(StrEnum):
     """How attention over a row is computed."""
@@ -97,6 +100,8 @@ def shared_windows(config: Any) -> dict[str, int | None] | None:
     config = config.get_text_config()
     if any(getattr(config, name, None) for name in (*LINEAR_MARKS, *POSITION_MARKS)):
         return None
+    if config.model_type in OTHER_PLACES:
+        return None
     window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
@@ -147,6 +152,9 @@ def segment_attention(
     refused = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
     if refused or dropout:
         raise UsageError(f"this model's attention needs {', '.join(refused) or 'dropout'}; use policy.attention=dense")
+    queries = getattr(attention_mask, "segment_queries", None)
+    if queries is None:
+        raise UsageError("this model's attention is given another mask than the model; use policy.attention=rows")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
@@ -159,7 +167,7 @@ def segment_attention(
             is_causal=part.mask is None,
             scale=scaling,
         )
-        for part in attention_mask.segment_queries
+        for part in queries
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 

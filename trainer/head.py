@@ -98,8 +98,8 @@ class _TiledLogps(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
     ) -> Tensor:
-        log_sums = hidden.new_full((len(hidden),), -torch.inf, dtype=torch.float32)  # (N,)
-        chosen = hidden.new_zeros((len(hidden),), dtype=torch.float32)  # (N,), logits of the targets
+        log_sums = hidden.new_full((len(hidden),), -torch.inf, dtype=_wide(hidden))  # (N,)
+        chosen = hidden.new_zeros((len(hidden),), dtype=_wide(hidden))  # (N,), logits of the targets
         for words in _tiles(len(weight), TILE_VOCABULARY):
             tile_weight, tile_bias = weight[words].to(hidden.dtype), None if bias is None else bias[words]
             for tokens in _tiles(len(hidden), TILE_TOKENS):
@@ -117,10 +117,11 @@ class _TiledLogps(torch.autograd.Function):
         hidden, weight, bias, targets, log_sums = ctx.saved_tensors
         transform = ctx.transform
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad = grad.float()
-        grad_hidden = torch.zeros_like(hidden, dtype=torch.float32) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
+        wide = _wide(hidden)
+        grad = grad.to(wide)
+        grad_hidden = torch.zeros_like(hidden, dtype=wide) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=wide) if needs_bias else None
         for words in _tiles(len(weight), TILE_VOCABULARY):
             tile_weight, tile_bias = weight[words].to(hidden.dtype), None if bias is None else bias[words]
             for tokens in _tiles(len(hidden), TILE_TOKENS):
@@ -153,7 +154,7 @@ def _tiles(total: int, size: int) -> Iterator[slice]:
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     logits = _product(hidden, weight.t())
-    return logits if bias is None else logits.add_(bias.float())
+    return logits if bias is None else logits.add_(bias.to(logits.dtype))
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -163,6 +164,11 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32)
     return left.float() @ right.float()
+
+
+def _wide(hidden: Tensor) -> torch.dtype:
+    """Give the type of sums: float32, but for hidden states that are wider themselves."""
+    return torch.promote_types(hidden.dtype, torch.float32)
 
 
 def _places(targets: Tensor, words: slice) -> tuple[Tensor, Tensor]:
