@@ -36,7 +36,9 @@ EOS = "<eos>"
 TEMPLATE = (
     "{% for message in messages %}{{ message.content }}{% if message.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
 )
-TRL_MICRO_BATCHES = (1, 2, 4, 8)
+TRL_MICRO_BATCHES = (1, 2, 4)
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
+"""glibc keeps freed memory instead of handing it back and fetching it again for each tensor; both contestants gain."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +274,7 @@ def contestant(name: str, folder: Path, shape: str, setting: int, device: str) -
 def measure(name: str, folder: Path, shape: str, setting: int, device: str) -> dict[str, float] | None:
     """Run one contestant in a process of its own; None where it ran out of memory."""
     command = [sys.executable, __file__, "--contestant", name, str(folder), shape, str(setting), device]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | KEEP_MEMORY | {"PYTHONPATH": str(REPOSITORY), "TOKENIZERS_PARALLELISM": "false"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     for line in result.stdout.splitlines():
         if line.startswith("FIGURES "):

@@ -180,8 +180,12 @@ def other_token(group: TokenizedGroup) -> TokenizedGroup:
 
 
 def other_mask(group: TokenizedGroup) -> TokenizedGroup:
+    """Train on another token instead of one, so that their number is the same."""
     first, *rest = group.responses
-    return replace(group, responses=(replace(first, loss_mask=(1 - first.loss_mask[0], *first.loss_mask[1:])), *rest))
+    mask = [*first.loss_mask]
+    one, zero = mask.index(1), mask.index(0)
+    mask[one], mask[zero] = 0, 1
+    return replace(group, responses=(replace(first, loss_mask=tuple(mask)), *rest))
 
 
 def other_border(group: TokenizedGroup) -> TokenizedGroup:
