@@ -12,7 +12,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from schemas.errors import UsageError
 from tests.architectures import build
 from tests.pairwise import BETA, CPU, all_pairs, config_of, random_group, step_of
 from tests.tiny_models import save_tiny_policy, tiny_qwen3
@@ -403,7 +402,18 @@ def test_another_beta_hits_and_null_keeps_nothing(tmp_path: Path, monkeypatch: p
     assert len(calls) == 2
 
 
-def test_a_reference_with_another_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_a_reference_may_have_longer_embeddings(tmp_path: Path) -> None:
+    """As Qwen2.5's 7B has, whose tokenizer is the 1.5B's; the tokenizers are compared where the run starts."""
     folder = save_tiny_policy(tmp_path / "reference", vocab_size=300)
-    with pytest.raises(UsageError, match="it has 300 tokens, the policy 259"):
-        set_up_with(f"reference.model_name={folder}")
+    training, _ = set_up_with(f"reference.model_name={folder}", "reference.cache_dir=null")
+    assert isinstance(training.reference, CachedReference)
+
+
+@pytest.mark.parametrize("place", ["file/cache", "/proc/cache"])
+def test_a_cache_that_cannot_be_written_is_told_and_not_fatal(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    training, _ = set_up_with(f"reference.cache_dir={tmp_path / place}")
+    assert isinstance(training.reference, CachedReference)
+    (note,) = (note for note in training.notes if note.startswith("reference:"))
+    for part in ("not kept for other runs", "can't be written", "reference.cache_dir=null"):
+        assert part in note

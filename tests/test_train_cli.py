@@ -74,6 +74,8 @@ MISUSES = [
         "no pair is left to train on (3 too_long)",
     ),
     (["pairs.jsonl", "--model", "policy", "-o", "/proc/run"], 1, "/proc/run: can't be written"),
+    (["pairs.jsonl", "--model", "policy", "reference.model_name=./none"], 3, "model ./none: no such folder"),
+    (["pairs.jsonl", "--model", "policy", "reference.model_name=some-org/none"], 3, "model some-org/none: no such"),
     (["pairs.jsonl", "--model", "a b"], 3, "model a b: no such folder, and the hub can't be asked"),
     (["x" * 300, "--model", "policy"], 3, "File name too long"),
     (["pairs.jsonl", "--model", "policy", "dpo.seed=" + "[" * 20_000], 2, "dpo.seed="),
@@ -99,6 +101,12 @@ def test_the_policy_is_all_that_goes_to_stdout(dpo, folder: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "run/policy\n"), result.stderr
     assert "3 pairs of 4 distinct responses to 1 prompt\n" in result.stderr
     assert "step    1/1  loss 0.6931" in result.stderr
+
+
+def test_pairs_may_come_from_stdin(dpo, folder: Path) -> None:
+    rows = (folder / "pairs.jsonl").read_text()
+    result = dpo("train", "-", "--model", "policy", "-o", "run", *QUICK, cwd=folder, stdin=rows)
+    assert (result.returncode, result.stdout) == (0, "run/policy\n"), result.stderr
 
 
 def test_json(dpo, folder: Path) -> None:

@@ -29,8 +29,8 @@ LINEAR_MARKS = ("layers_block_type", "block_types", "hybrid_override_pattern", "
 POSITION_MARKS = ("alibi", "use_alibi", "position_embedding_type", "attention_chunk_size")
 """Configuration keys of models whose attention knows places by other means than position ids."""
 
-OTHER_PLACES = ("bloom", "falcon", "mpt")
-"""Types of models that do so without such a key."""
+OTHER_PLACES = ("bloom", "falcon", "gpt_neo", "mpt", "rwkv")
+"""Types of models that do so, or have no attention, without such a key."""
 
 
 class Backend(StrEnum):

@@ -37,12 +37,12 @@ class TokenRows:
     def to(self, device: torch.device) -> "TokenRows":
         """Move the tensors to a device."""
         return TokenRows(
-            _moved(self.input_ids, device),
-            _moved(self.position_ids, device),
-            None if self.attention_mask is None else _moved(self.attention_mask, device),
+            moved(self.input_ids, device),
+            moved(self.position_ids, device),
+            None if self.attention_mask is None else moved(self.attention_mask, device),
             self.table,
-            _moved(self.predictors, device),
-            _moved(self.targets, device),
+            moved(self.predictors, device),
+            moved(self.targets, device),
             self.responses,
             self.lengths,
         )
@@ -56,6 +56,12 @@ class PairBatch:
     rejected: Tensor  # (P,)
     weights: Tensor  # (P,), how much each pair counts
     sources: tuple[str, ...]  # (P,), file:line
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """Move the tensors to a device."""
+        return PairBatch(
+            moved(self.chosen, device), moved(self.rejected, device), moved(self.weights, device), self.sources
+        )
 
 
 def token_rows(row: Row, groups: Sequence[TokenizedGroup], layout: Layout, *, pads_to: int = 1) -> TokenRows:
@@ -159,7 +165,7 @@ def _array(ids: Sequence[int]) -> NDArray[np.int64]:
     return np.asarray(ids, dtype=np.int64)
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy to a device, without waiting where that is a GPU."""
     if device.type != "cuda":
         return tensor.to(device)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.batch import TokenRows
+from trainer.batch import TokenRows, moved
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ResponseLogps:
     @property
     def num_tokens(self) -> Tensor:
         """Count each response's tokens: (S,), at least 1, so that a mean can be taken."""
-        return torch.tensor(self.lengths, device=self.tokens.device).clamp(min=1)
+        return moved(torch.tensor(self.lengths), self.tokens.device).clamp(min=1)
 
 
 def response_logps(scorer: Any, rows: TokenRows) -> ResponseLogps:

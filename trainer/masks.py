@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
+from trainer.batch import moved
 from trainer.segments import NO_PARENT, Segment, SegmentTable
 
 BLOCK = 128
@@ -21,9 +22,9 @@ BLOCK = 128
 
 def dense_mask(table: SegmentTable, window: int | None, device: torch.device) -> Tensor:
     """Say which token (row) sees which (column): (1, 1, T, T), bool. A window counts positions, not places."""
-    owners = torch.from_numpy(table.owners()).to(device)
-    parents = torch.from_numpy(table.parents()).to(device)
-    positions = torch.from_numpy(table.positions()).to(device)
+    owners = moved(torch.from_numpy(table.owners()), device)
+    parents = moved(torch.from_numpy(table.parents()), device)
+    positions = moved(torch.from_numpy(table.positions()), device)
     places = torch.arange(table.num_tokens, device=device)
     mask = _sees(owners, parents, positions, window)(places[:, None], places[None, :])
     return mask[None, None]
@@ -49,9 +50,9 @@ def _sees(owners: Tensor, parents: Tensor, positions: Tensor, window: int | None
 def block_mask(table: SegmentTable, window: int | None, device: torch.device) -> BlockMask:
     """Make FlexAttention's mask of a row whose length is a multiple of `BLOCK`, from blocks, never from T x T."""
     some, every = visible_blocks(table, window)
-    owners = torch.from_numpy(table.owners()).to(device)
-    parents = torch.from_numpy(table.parents()).to(device)
-    positions = torch.from_numpy(table.positions()).to(device)
+    owners = moved(torch.from_numpy(table.owners()), device)
+    parents = moved(torch.from_numpy(table.parents()), device)
+    positions = moved(torch.from_numpy(table.positions()), device)
     sees = _sees(owners, parents, positions, window)
 
     def mask_mod(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -112,7 +113,7 @@ def _block_lists(blocks: NDArray[np.bool_], device: torch.device) -> tuple[Tenso
     """List for each block of queries its blocks of keys: counts (1, 1, Q) and indices (1, 1, Q, K)."""
     counts = blocks.sum(axis=1, dtype=np.int32)
     indices = np.argsort(~blocks, axis=1, kind="stable").astype(np.int32)
-    return torch.from_numpy(counts)[None, None].to(device), torch.from_numpy(indices)[None, None].to(device)
+    return moved(torch.from_numpy(counts)[None, None], device), moved(torch.from_numpy(indices)[None, None], device)
 
 
 @dataclass(frozen=True)

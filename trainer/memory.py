@@ -18,7 +18,9 @@ from trainer.config import TrainConfig
 from trainer.head import TILE_TOKENS, TILE_VOCABULARY
 from trainer.lora import is_lora
 from trainer.packing import Layout
+from trainer.scorer import decoder_of
 from trainer.segments import NO_PARENT, Segment, SegmentTable
+from trainer.throughput import layer_configs
 
 FLOAT = 4
 """Bytes of a float32: weights, gradients, moments, the residual stream and all norms, whatever the precision."""
@@ -122,7 +124,7 @@ def estimate_memory(
     row = row or RowShape.fullest(config, attention.layout)
     element = LOWER if config.policy.precision == "bfloat16" else FLOAT
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    layers = [layer_bytes(layer, base.config, attention, row, element) for layer in base.get_decoder().layers]
+    layers = [layer_bytes(layer, base.config, attention, row, element) for layer in decoder_layers(base)]
     inputs = len(layers) * row.tokens * _hidden(base.config) * FLOAT
     is_checkpointed = config.policy.gradient_checkpointing
     one_layer = _layer_backward(base, row, element) + (max(layers) if is_checkpointed else 0)
@@ -135,6 +137,12 @@ def estimate_memory(
         head=max(head_bytes(base, row, element), one_layer),
         reference=_reference_bytes(model, config, reference),
     )
+
+
+def decoder_layers(model: Any) -> list[nn.Module]:
+    """Give the decoder's layers, whatever a model calls them."""
+    lists = [part for part in decoder_of(model).children() if isinstance(part, nn.ModuleList)]
+    return max(map(list, lists), key=len, default=[decoder_of(model)])
 
 
 def layer_bytes(layer: nn.Module, config: Any, attention: Attention, row: RowShape, element: int) -> int:
@@ -210,14 +218,14 @@ def ends_bytes(model: Any, row: RowShape, element: int) -> int:
     """Count what is kept outside of the layers: the last norm, the rotations, the hidden states that the head reads."""
     hidden = _hidden(model.config)
     rotations = 2 * _head_widths(model.config)[0] // _heads(model.config) * FLOAT
-    norm = (2 if _trains_norms(model.get_decoder().layers[-1]) else 1) * hidden * FLOAT
+    norm = (2 if _trains_norms(decoder_layers(model)[-1]) else 1) * hidden * FLOAT
     return row.tokens * (norm + rotations + SMALL_PER_TOKEN) + row.trained * hidden * element
 
 
 def _layer_backward(model: Any, row: RowShape, element: int) -> int:
     """Count what the backward pass of one layer makes and drops: gradients of its widest activations, and of its
     largest weight before it is added to what earlier rows gave."""
-    layer = model.get_decoder().layers[-1]
+    layer = decoder_layers(model)[-1]
     largest = max((int(one.numel()) for one in layer.parameters() if one.requires_grad), default=0)
     intermediate = sum(linear.in_features for linear in _downs(layer))
     wide = intermediate * element + 2 * _hidden(model.config) * FLOAT
@@ -232,7 +240,7 @@ def _expert_bytes(config: Any, element: int) -> int:
     width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
     per_expert = (4 * width + 2 * config.hidden_size) * FLOAT + 4 * INDEX
     router = _num_experts(config) * FLOAT + config.hidden_size * element
-    return int(config.num_experts_per_tok * per_expert + router)
+    return int((getattr(config, "num_experts_per_tok", None) or 1) * per_expert + router)
 
 
 def _has_experts(layer: nn.Module) -> bool:
@@ -271,14 +279,17 @@ def _num_experts(config: Any) -> int:
 
 
 def _heads(config: Any) -> int:
-    return int(_text(config).num_attention_heads)
+    return int(getattr(_text(config), "num_attention_heads", None) or 1)
 
 
 def _head_widths(config: Any) -> tuple[int, int]:
-    """Give the width of all queries of a token, and of all its keys."""
-    config, heads = _text(config), _heads(config)
-    size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    return heads * size, int(getattr(config, "num_key_value_heads", None) or heads) * size
+    """Give the width of all queries of a token, and of all its keys, in the layer where they are widest."""
+    widths = []
+    for layer in layer_configs(_text(config)):
+        heads = _heads(layer)
+        size = int(getattr(layer, "head_dim", None) or layer.hidden_size // heads)
+        widths.append((heads * size, int(getattr(layer, "num_key_value_heads", None) or heads) * size))
+    return max(widths)
 
 
 def _hidden(config: Any) -> int:

@@ -40,6 +40,17 @@ def load_policy(name: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
+def load_tokenizer(name: str) -> Any:
+    """Load a model's tokenizer alone.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    _refuse_unreachable(name)
+    with _loading(name):
+        return AutoTokenizer.from_pretrained(name)
+
+
 def load_shape(name: str) -> tuple[Any, Any]:
     """Load a model without its weights, on the meta device, and its tokenizer.
 
@@ -80,12 +91,12 @@ def _refuse_other_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """Turn off every dropout: policy and reference must differ by their weights alone."""
+    """Turn off every dropout, and the noise of routers: policy and reference must differ by their weights alone."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         for attribute, value in vars(module).items():
-            if "dropout" in attribute and isinstance(value, float):
+            if ("dropout" in attribute or "jitter" in attribute) and isinstance(value, float):
                 setattr(module, attribute, 0.0)
 
 

@@ -10,7 +10,7 @@ from schemas.streams import STDIN, open_stream
 from schemas.terminal import path_text
 from trainer.config import TrainConfig
 
-MODEL_REMEDY = "name a local folder or another hub name with --model"
+MODEL_REMEDY = "name a local folder or another hub name with --model (a reference: reference.model_name=)"
 
 
 def preflight(config: TrainConfig) -> None:
@@ -25,6 +25,8 @@ def preflight(config: TrainConfig) -> None:
         with open_stream(config.data.train.data_path):
             pass
     refuse_missing_folder(config.policy.model_name)
+    if config.reference.model_name is not None:
+        refuse_missing_folder(config.reference.model_name)
     if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
         refuse_used_folder(config.output_dir)
     refuse_unwritable_folder(config.output_dir)

@@ -6,7 +6,7 @@ each step by a second model. None: zero, for losses without a reference.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor
 
+from schemas.errors import DpoError
 from trainer.batch import TokenRows, num_trained, token_rows
 from trainer.logps import ResponseLogps, response_logps
 from trainer.packing import Packer, share
@@ -41,6 +42,7 @@ class CachedReference:
     tokens: Tensor  # (all trained tokens,), float32
     index: "ResponseIndex"
     num_from_cache: int = 0  # responses that were not computed
+    cache_problem: str = ""  # why they were not kept for other runs, where that failed
 
     def of(self, rows: TokenRows) -> ResponseLogps:
         """Look the log-probs up."""
@@ -125,7 +127,10 @@ def compute_reference(
         advance(len(batch.responses) * num_processes)
     reference = CachedReference(_gathered(tokens, accelerator), index, len(index.refs) - len(missing))
     if cache is not None and accelerator.is_main_process and missing:
-        cache.store(((ref, reference.tokens[index.span(ref)].numpy()) for ref in missing), groups)
+        try:
+            cache.store(((ref, reference.tokens[index.span(ref)].numpy()) for ref in missing), groups)
+        except DpoError as error:  # hours of work are at hand, and other runs only lose time
+            return replace(reference, cache_problem=str(error))
     return reference
 
 

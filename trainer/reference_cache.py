@@ -47,12 +47,10 @@ class ReferenceCache:
         self, refs: Sequence[ResponseRef], groups: Sequence[TokenizedGroup]
     ) -> Iterator[tuple[ResponseRef, NDArray[np.float32]]]:
         """Yield the responses that are in the cache. A file that can't be read counts as not there."""
-        if not self.folder.is_dir():
-            return
         wanted: dict[bytes, list[ResponseRef]] = {}  # groups with other texts may have the same tokens
         for ref in refs:
             wanted.setdefault(_key(groups[ref.group], ref.response), []).append(ref)
-        for file in sorted(self.folder.glob("*.parquet")):
+        for file in _files(self.folder):
             for key, logps in _read(file, wanted.keys()):
                 ref = wanted[key][0]
                 if len(logps) == num_trained(groups[ref.group], ref.response):
@@ -128,6 +126,14 @@ def _key(group: TokenizedGroup, response: int) -> bytes:
         digest.update(len(ids).to_bytes(8, "little"))
         digest.update(np.asarray(ids, dtype="<i4").tobytes())
     return digest.digest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """List the files of a folder; none where it isn't there or may not be looked into."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".parquet")
+    except OSError:
+        return []
 
 
 def _file_name(content: bytes) -> str:

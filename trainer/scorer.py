@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from schemas.errors import UsageError
 from trainer.attention import Attention
 from trainer.batch import TokenRows
 from trainer.head import logit_transform, plain_head, target_logps
@@ -23,6 +25,7 @@ class ResponseScorer(nn.Module):
         self.transform = logit_transform(model.config)
         self._no_split_modules = getattr(model, "_no_split_modules", None)  # where FSDP cuts
         plain_head(self.base)
+        decoder_of(self.base)
         self.base.set_attn_implementation(attention.implementation)
 
     @property
@@ -33,8 +36,7 @@ class ResponseScorer(nn.Module):
     def forward(self, rows: TokenRows) -> Tensor:
         """Give the log-prob of each trained token: (N,), float32, response after response."""
         base = self.base
-        decoder = base.get_decoder()
-        outputs = decoder(
+        outputs = decoder_of(base)(
             input_ids=rows.input_ids,  # (B, T)
             position_ids=rows.position_ids,
             attention_mask=self._mask(rows, base),
@@ -50,3 +52,15 @@ class ResponseScorer(nn.Module):
         is_autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if is_autocast else base.dtype
         return self.attention.masks(rows.table, device, dtype)
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """Give what turns a model's tokens into hidden states: all of it but the head.
+
+    Raises:
+        UsageError: the model has no such part.
+    """
+    for part in (model.get_decoder(), model.base_model, getattr(model, "model", None)):
+        if isinstance(part, PreTrainedModel) and part is not model:
+            return part
+    raise UsageError(f"{model.config.model_type}: the model has no decoder apart from its head, so it can't be trained")

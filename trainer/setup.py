@@ -91,10 +91,18 @@ def _attention_note(scorer: ResponseScorer) -> str:
 
 
 def _reference_notes(reference: Reference) -> list[str]:
-    if isinstance(reference, CachedReference) and reference.num_from_cache:
+    if not isinstance(reference, CachedReference):
+        return []
+    notes = []
+    if reference.num_from_cache:
         total = len(reference.index.refs)
-        return [f"reference: {reference.num_from_cache:,} of {counted(total, 'response')} were in the cache"]
-    return []
+        notes.append(f"reference: {reference.num_from_cache:,} of {counted(total, 'response')} were in the cache")
+    if reference.cache_problem:
+        notes.append(
+            f"reference: not kept for other runs: {reference.cache_problem}; name another folder with "
+            "reference.cache_dir=, or none with reference.cache_dir=null"
+        )
+    return notes
 
 
 def _own_reference(
@@ -111,7 +119,6 @@ def _own_reference(
             return OnlineReference(_InPrecision(scorer, accelerator))
         return _frozen(copy.deepcopy(scorer), accelerator)
     model, _ = load_policy(options.model_name)
-    _refuse_other_vocabulary(model, scorer.model, options.model_name)
     attention = choose_attention(model, config.policy.attention, accelerator.device)
     other = ResponseScorer(model, attention).to(accelerator.device)
     if options.mode == "online":
@@ -165,21 +172,13 @@ def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer
     )
 
 
-def _refuse_other_vocabulary(reference: Any, policy: Any, name: str) -> None:
-    theirs = reference.get_input_embeddings().num_embeddings
-    ours = policy.get_input_embeddings().num_embeddings
-    if theirs != ours:
-        raise UsageError(
-            f"reference.model_name={name}: it has {theirs} tokens, the policy {ours}; a reference must share the "
-            "policy's tokenizer"
-        )
-
-
 def _save_memory_and_time(model: Any, policy: PolicySection) -> None:
     if policy.gradient_checkpointing:
         # named gradient_checkpointing_enable in older transformers
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     if policy.compile:
-        for layer in model.get_decoder().layers:
-            layer.compile()
+        kinds = {*(model._no_split_modules or ())}  # the classes of decoder layers
+        for layer in model.modules():
+            if type(layer).__name__ in kinds:
+                layer.compile()

@@ -8,11 +8,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from schemas.errors import DpoError
+from schemas.errors import DpoError, UsageError
 from schemas.preference import iter_pairs
 from schemas.terminal import progress
 from trainer.config import TrainConfig
 from trainer.groups import PreferenceGroup, group_pairs
+from trainer.policy import load_tokenizer
 from trainer.tokenize import TokenizedPairs, end_of_turn_ids, tokenize_groups
 
 
@@ -51,7 +52,8 @@ def load_groups(path: Path, *, shown: bool) -> list[PreferenceGroup]:
         InputError: the file can't be read, or holds what are no pairs.
         DpoError: it has no rows.
     """
-    with progress("reading", total=path.stat().st_size, unit="bytes", shown=shown) as advance:
+    total = path.stat().st_size if path.is_file() else None  # of stdin nobody knows
+    with progress("reading", total=total, unit="bytes", shown=shown) as advance:
         return group_pairs(iter_pairs(path, advance))
 
 
@@ -61,12 +63,13 @@ def tokenize(
     """Tokenise the groups as the configuration says.
 
     Raises:
-        UsageError: the tokenizer's chat template can't serve.
+        UsageError: the tokenizer's chat template can't serve, or a response is too long for the model.
         DpoError: no pair is left.
     """
+    refuse_other_reference(config, tokenizer)
     end_ids = end_of_turn_ids(tokenizer, model.generation_config)
     with progress("tokenising", total=len(groups), unit="prompts", shown=shown) as advance:
-        return tokenize_groups(
+        data = tokenize_groups(
             groups,
             tokenizer,
             max_tokens=config.policy.max_total_sequence_length,
@@ -74,4 +77,57 @@ def tokenize(
             loss_mask=config.data.loss_mask,
             use_token_ids=config.data.token_ids == "use",
             advance=advance,
+        )
+    refuse_too_long(model.config, data.longest)
+    return data
+
+
+def refuse_other_reference(config: TrainConfig, tokenizer: Any) -> None:
+    """Hold a reference of its own to the policy's tokenizer, before anything is computed.
+
+    The tokenizers are compared, not the models: in one family models may have embeddings of other lengths, and in two
+    families of the same length.
+
+    Raises:
+        InputError: there is no such model.
+        UsageError: its tokenizer is another.
+    """
+    name = config.reference.model_name
+    if name is None:
+        return
+    theirs, ours = load_tokenizer(name).get_vocab(), tokenizer.get_vocab()
+    if theirs != ours:
+        different = len({token for token, _ in theirs.items() ^ ours.items()})
+        raise UsageError(
+            f"reference.model_name={name}: its tokenizer is another than the policy's ({different:,} tokens differ); "
+            "a reference must share the policy's tokenizer"
+        )
+
+
+def refuse_too_long(config: Any, longest: int) -> None:
+    """Hold the longest response with its prompt to what the model can compute beside shorter ones.
+
+    Some rotations (dynamic, longrope) are another function once the longest sequence of a row passes a length, so what
+    a response gets would hang on its neighbours; and learned places end.
+
+    Raises:
+        UsageError: it is longer.
+    """
+    text = config.get_text_config()
+    rotations = getattr(text, "rope_parameters", None) or {}
+    most = getattr(text, "max_position_embeddings", None)
+    kinds = [each for each in (rotations, *rotations.values()) if isinstance(each, dict) and "rope_type" in each]
+    limits = [
+        each.get("original_max_position_embeddings") or most
+        for each in kinds
+        if each["rope_type"] in ("dynamic", "longrope")
+    ]
+    if not rotations:
+        limits = [most]
+    limit = min((each for each in limits if each), default=None)
+    if limit is not None and longest > limit:
+        raise UsageError(
+            f"model {config.name_or_path}: a response with its prompt has {longest} tokens, and the model's places "
+            f"{'change' if rotations else 'end'} at {limit}; lower policy.max_total_sequence_length to {limit}, longer "
+            "pairs are then dropped and counted"
         )

@@ -101,7 +101,7 @@ class Tally:
 
     def add(self, batch: PairBatch, terms: PairTerms) -> None:
         """Add the pairs of a row."""
-        self.sums += terms.metric_sums(batch.weights.to(self.sums.device))
+        self.sums += terms.metric_sums(batch.weights)
         self.losses.append((batch, terms.loss.detach()))
 
 
@@ -168,7 +168,7 @@ def _row_loss(training: Training, row: Row, rows: StepRows, slopes: dict[Respons
     pairs = rows.inside.get(row, [])
     if pairs and not row.is_filler:
         terms, paired = _terms(training, pairs, rows, batch.responses, policy, training.reference.of(batch))
-        loss = loss + (terms.loss * paired.weights.to(terms.loss.device)).sum()
+        loss = loss + (terms.loss * paired.weights).sum()
         tally.add(paired, terms)
     for ref, logps in zip(batch.responses, policy.per_response, strict=True):
         if ref in slopes:
@@ -205,7 +205,7 @@ def _slopes_across_rows(training: Training, rows: StepRows, tally: Tally) -> dic
     policy_tokens = both[0].clone().requires_grad_()
     policy, reference = ResponseLogps(policy_tokens, lengths), ResponseLogps(both[1], lengths)
     terms, paired = _terms(training, rows.across, rows, refs, policy, reference)
-    (slopes,) = torch.autograd.grad((terms.loss * paired.weights.to(terms.loss.device)).sum(), policy_tokens)
+    (slopes,) = torch.autograd.grad((terms.loss * paired.weights).sum(), policy_tokens)
     if accelerator.is_main_process:  # each process has computed these pairs, and they count once
         tally.add(paired, terms)
     return dict(zip(refs, torch.split(slopes, list(lengths)), strict=True))
@@ -227,12 +227,13 @@ def _terms(
 ) -> tuple[PairTerms, PairBatch]:
     """Compute the terms of some pairs among these responses."""
     batch = pair_batch(pairs, training.packer.groups, responses, [rows.weights[pair] for pair in pairs])
-    options, device = training.config.dpo, training.accelerator.device
+    batch = batch.to(training.accelerator.device)
+    options = training.config.dpo
     terms = pair_terms(
         policy,
         reference,
-        chosen=batch.chosen.to(device, non_blocking=True),
-        rejected=batch.rejected.to(device, non_blocking=True),
+        chosen=batch.chosen,
+        rejected=batch.rejected,
         beta=options.reference_policy_kl_penalty,
         preference_weight=options.preference_loss_weight,
         sft_weight=options.sft_loss_weight,

@@ -3,6 +3,7 @@
 Legend: `N` weights in matrix products, `T` tokens computed.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,16 @@ PEAK_FLOPS = {
     "H200": 989e12,
     "GH200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "A10": 125e12,
     "RTX 4090": 165e12,
 }
-"""Dense bfloat16 peak of a GPU, by a part of its name; the first that fits counts (vendors' data sheets)."""
+"""Dense bfloat16 peak of a GPU, by whole words of its name; the first that fits counts (vendors' data sheets)."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +114,35 @@ class FlopCounter:
 def flop_counter(model: Any, device: torch.device) -> FlopCounter:
     """Count a model's weights that each token is multiplied with; of experts, those that a token is sent to."""
     config = model.config.get_text_config()
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return FlopCounter(
         weights_per_token=_weights_per_token(model, config),
         head_weights=model.get_output_embeddings().weight.numel(),
-        attention_per_visible=config.num_hidden_layers * heads * head_size,
+        attention_per_visible=sum(query_width(each) for each in layer_configs(config)),
         peak_flops=peak_flops(device),
     )
+
+
+def layer_configs(config: Any) -> list[Any]:
+    """Give the configuration of each layer; of some models (Gemma 4) they differ."""
+    return list(getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers)
+
+
+def query_width(config: Any) -> int:
+    """Give the width of all queries of a token in a layer; 0 for a model without attention."""
+    heads = int(getattr(config, "num_attention_heads", None) or 0)
+    return heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads) if heads else 0
 
 
 def peak_flops(device: torch.device) -> float | None:
     """Look a GPU's dense bfloat16 peak up; None where it isn't known."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    return peak_of(torch.cuda.get_device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """Look the peak up by the device's name: an L4 is no L40, an A100 no RTX A1000."""
+    return next((peak for words, peak in PEAK_FLOPS.items() if re.search(rf"\b{words}\b", name)), None)
 
 
 def _weights_per_token(model: Any, config: Any) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from schemas.errors import DpoError
+from schemas.errors import DpoError, UsageError
 from trainer.encode import EncodedGroup, EncodedResponse, encode_groups
 from trainer.groups import GroupPair, PreferenceGroup
 from trainer.render import LossMask, Rewrite, render_group
@@ -62,6 +62,11 @@ class TokenizedPairs:
     def num_pairs(self) -> int:
         """Count the pairs that are left."""
         return sum(len(group.pairs) for group in self.groups)
+
+    @property
+    def longest(self) -> int:
+        """Give the most tokens that a response has with its prompt."""
+        return max(len(group.prompt) + max(len(each.ids) for each in group.responses) for group in self.groups)
 
 
 def tokenize_groups(
@@ -137,6 +142,11 @@ def _usable(
     group: PreferenceGroup, encoded: EncodedGroup, max_tokens: int, dropped: Counter[PairDrop]
 ) -> TokenizedGroup:
     """Keep the pairs that can be trained on and the responses that they name; equal responses become one."""
+    if not encoded.prompt:
+        raise UsageError(
+            f"{group.pairs[0].source}: the chat template renders the prompt to nothing, so nothing is there from which "
+            "a response's first token could be predicted; drop the row, or use a chat template with a header"
+        )
     first_of = _first_of_equals(encoded.responses)
     usable = []
     for pair in group.pairs:
