@@ -36,7 +36,8 @@ EOS = "<eos>"
 TEMPLATE = (
     "{% for message in messages %}{{ message.content }}{% if message.role == 'assistant' %}<eos>{% endif %}{% endfor %}"
 )
-TRL_MICRO_BATCHES = (1, 2, 4)
+TRL_MICRO_BATCHES = {"cpu": 4, "cuda": 64}
+"""The largest that is tried; each that divides a step's pairs is, until one runs out of memory."""
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 """glibc keeps freed memory instead of handing it back and fetching it again for each tensor; both contestants gain."""
 
@@ -290,8 +291,9 @@ def compare(shape: str, model: str, device: str, repeats: int, row_tokens: int) 
         folder = Path(scratch)
         write_inputs(folder, SHAPES[shape], model, device)
         tried = {}
-        for size in TRL_MICRO_BATCHES:
-            if SHAPES[shape].batch_size % size == 0 and (figures := measure("trial", folder, shape, size, device)):
+        sizes = [size for size in range(1, TRL_MICRO_BATCHES[device] + 1) if SHAPES[shape].batch_size % size == 0]
+        for size in sizes:
+            if figures := measure("trial", folder, shape, size, device):
                 tried[size] = figures["seconds"]
                 print(f"  TRL, a step in micro-batches of {size}: {figures['seconds']:.2f} s", file=sys.stderr)
         best = min(tried, key=lambda size: tried[size])

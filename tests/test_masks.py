@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import BloomConfig, MptConfig
+from transformers import BloomConfig, GPTNeoConfig, MptConfig
 
 from schemas.errors import UsageError
 from tests.architectures import HYBRID, SHARING, WINDOW, build
@@ -279,7 +279,11 @@ def test_segment_attention_refuses_a_mask_that_is_not_its_own() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4), MptConfig(d_model=32, n_layers=1, n_heads=4)],
+    [
+        BloomConfig(vocab_size=64, hidden_size=32, n_layer=1, n_head=4),
+        MptConfig(d_model=32, n_layers=1, n_heads=4),
+        GPTNeoConfig(hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global", "local"], 1]]),
+    ],
     ids=lambda config: config.model_type,
 )
 def test_biases_by_place_share_nothing(config: Any) -> None:

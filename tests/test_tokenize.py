@@ -248,3 +248,19 @@ def test_a_token_across_the_border_is_not_made() -> None:
     assert list(data.groups[0].prompt) == [0, 1]
     assert [list(response.ids) for response in data.groups[0].responses] == [[2, 4], [4, 2]]
     assert [list(response.loss_mask) for response in data.groups[0].responses] == [[1, 1], [1, 1]]
+
+
+def test_a_prompt_of_no_token_is_refused() -> None:
+    """Its responses' first tokens would be predicted by whatever stands before them in the row."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    row = PreferencePair(
+        prompt=({"role": "user", "content": "Q"},),
+        chosen=({"role": "assistant", "content": "yes"},),
+        rejected=({"role": "assistant", "content": "no"},),
+        source="pairs.jsonl:1",
+    )
+    with pytest.raises(UsageError, match=r"pairs\.jsonl:1: the chat template renders the prompt to nothing"):
+        tokenize_with_ends(group_pairs([row]), tokenizer, max_tokens=100, end_ids=frozenset({256}))

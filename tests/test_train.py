@@ -13,12 +13,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 from transformers.models.qwen3.modeling_qwen3 import Qwen3MLP
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.preference import write_rows
-from tests.architectures import HYBRID, SHARING, build
+from tests.architectures import HYBRID, SHARING, WIDTHS, build
 from tests.tiny_models import byte_tokenizer, save_tiny_policy, tiny_qwen3
 from trainer.attention import choose_attention
 from trainer.batch import token_rows
@@ -405,3 +405,34 @@ def test_a_tokenizer_of_another_model_is_refused(pairs_file: Path, tmp_path: Pat
     folder = save_tiny_policy(tmp_path / "small", vocab_size=100, eos_token_id=1, pad_token_id=2)
     with pytest.raises(UsageError, match="its tokenizer has 259 tokens, the model 100"):
         run(pairs_file, folder, tmp_path / "run")
+
+
+def test_a_run_that_cannot_start_gives_its_folder_back(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="FlexAttention has no backward pass on a CPU"):
+        run(pairs_file, policy_folder, tmp_path / "run", "policy.attention=flex")
+    assert not (tmp_path / "run").exists()
+    run(pairs_file, policy_folder, tmp_path / "run", "dpo.max_num_steps=1")
+
+
+def test_compiling_by_segments_is_refused(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"policy\.compile=true: attention by segments"):
+        run(pairs_file, policy_folder, tmp_path / "run", "policy.compile=true")
+
+
+def test_8_bit_adam_learns_much_the_same(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, usual_run: Path
+) -> None:
+    run(pairs_file, policy_folder, tmp_path / "run", "policy.optimizer.name=adamw_8bit")
+    for name, value in weights_of(usual_run).items():
+        start = load_file(policy_folder / "model.safetensors")[name]
+        found = weights_of(tmp_path / "run")[name]
+        assert torch.cosine_similarity((found - start).flatten(), (value - start).flatten(), dim=0) > 0.5, name
+
+
+def test_the_noise_of_routers_is_off() -> None:
+    options = {"num_local_experts": 4, "num_experts_per_tok": 2, "router_jitter_noise": 0.3}
+    model = AutoModelForCausalLM.from_config(MixtralConfig(**WIDTHS, **options)).train()
+    assert not torch.equal(model(torch.tensor([[1, 2]])).logits, model(torch.tensor([[1, 2]])).logits)
+    disable_dropout(model)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    assert torch.equal(model(ids).logits, model(ids).logits)

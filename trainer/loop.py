@@ -66,7 +66,7 @@ def train(config: TrainConfig) -> RunResult | None:
     folder.create(config)
     report = RunReport(num_steps=len(steps), shown=accelerator.is_main_process)
     report.start(config, data, num_processes=accelerator.num_processes)
-    with explain_out_of_memory(config, "reference"):
+    with folder.given_back(), explain_out_of_memory(config, "reference"):
         training = set_up(config, accelerator, model, data, steps)
     report.ready(training)
     metrics: dict[str, float] = {}

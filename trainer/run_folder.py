@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,18 @@ class RunFolder:
             ) from None
         except OSError as error:
             raise DpoError(f"{path_text(self.path)}: can't be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def given_back(self) -> Iterator[None]:
+        """Take the folder away again if the run can't start, so that a corrected command finds it free."""
+        try:
+            yield
+        except BaseException:
+            if self.writes:
+                with suppress(OSError):  # whatever else is in there stays
+                    (self.path / CONFIG_FILE).unlink()
+                    self.path.rmdir()
+            raise
 
     def log(self, metrics: dict[str, float]) -> None:
         """Append a line to metrics.jsonl."""
