@@ -128,10 +128,13 @@ def test_without_the_extra_the_remedy_is_told(folder: Path) -> None:
 
 
 def test_a_full_disk_leaves_no_half_policy(folder: Path) -> None:
-    """Files of this process may have 20 kB: the metrics fit in, the weights don't."""
+    """Files of this process may have 20 kB: the metrics fit in, the weights don't.
+
+    Python would not notice that its own bytecode is cut, too, and leave it to others.
+    """
     script = "import resource, sys, cli; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); cli.main()"
     command = [sys.executable, "-c", script, "train", "pairs.jsonl", "--model", "policy", "-o", "run", *QUICK]
-    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": "", "PYTHONDONTWRITEBYTECODE": "1"}
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, ""), result.stderr
     assert "dpo: error: run/policy: can't be written: " in result.stderr.splitlines()[-1]

@@ -133,7 +133,7 @@ class PolicySection(Section):
         if self.row_tokens < self.max_total_sequence_length:
             raise ValueError(
                 f"tokens_per_microbatch={self.row_tokens} has no room for one response of "
-                f"max_total_sequence_length={self.max_total_sequence_length}"
+                f"max_total_sequence_length={self.max_total_sequence_length}; raise the one or lower the other"
             )
         return self
 

@@ -44,7 +44,7 @@ def encode_groups(groups: Sequence[RenderedGroup], tokenizer: Any, end_ids: froz
     """Tokenise prompts and responses; `end_ids` are the tokens that end a turn."""
     if not groups:
         return []
-    prompts = tokenizer([group.prompt for group in groups], add_special_tokens=False)
+    prompts = tokenizer([group.prompt for group in groups], add_special_tokens=False, verbose=False)
     special = _splitting_tokens(tokenizer)
     anchors = [_anchor(group.prompt, place, prompts, special) for place, group in enumerate(groups)]
     jobs = [
@@ -110,7 +110,7 @@ def _encode_responses(
             continue
         texts = [jobs[place][0].whole[jobs[place][1].start :] for place in places]
         with_offsets = inner and tokenizer.is_fast
-        batch = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=with_offsets)
+        batch = tokenizer(texts, add_special_tokens=False, verbose=False, return_offsets_mapping=with_offsets)
         ids_of.update(zip(places, batch["input_ids"], strict=True))
         if with_offsets:
             offsets_of.update(zip(places, batch["offset_mapping"], strict=True))
@@ -179,7 +179,7 @@ def _positions_by_prefix(
     """Do the same without offsets: tokenise up to each border, and see whether the whole begins with that."""
     positions = []
     for border in borders:
-        prefix = tokenizer(text[: border - anchor.start], add_special_tokens=False)["input_ids"]
+        prefix = tokenizer(text[: border - anchor.start], add_special_tokens=False, verbose=False)["input_ids"]
         if ids[: len(prefix)] != prefix:
             return None
         positions.append(len(prefix))
@@ -188,7 +188,7 @@ def _positions_by_prefix(
 
 def _pieces_apart(pieces: list[str], tokenizer: Any) -> tuple[list[int], list[int]]:
     """Tokenise each piece by itself; give all ids and where each piece but the first begins."""
-    parts = tokenizer(pieces, add_special_tokens=False)["input_ids"]
+    parts = tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
     ids: list[int] = []
     positions = []
     for part in parts:

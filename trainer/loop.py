@@ -67,8 +67,7 @@ def train(config: TrainConfig) -> RunResult | None:
     report = RunReport(num_steps=len(steps), shown=accelerator.is_main_process)
     report.start(config, data, num_processes=accelerator.num_processes)
     with folder.given_back(), explain_out_of_memory(config, "reference"):
-        training = set_up(config, accelerator, model, data, steps)
-    report.ready(training)
+        training = set_up(config, accelerator, model, data, steps, say=report.say)
     metrics: dict[str, float] = {}
     with explain_out_of_memory(config, "training"), report.live() as show:
         for number, step in enumerate(steps, start=1):

@@ -9,8 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from schemas.terminal import counted, printable, stderr_console
 from trainer.config import TrainConfig
-from trainer.step import Training
-from trainer.tokenize import TokenizedPairs
+from trainer.tokenize import PairDrop, TokenizedPairs
 
 LINES_PER_RUN = 10
 """Step lines that a run prints where stderr is no terminal; metrics.jsonl has every step."""
@@ -27,23 +26,20 @@ class RunReport:
     def start(self, config: TrainConfig, data: TokenizedPairs, *, num_processes: int) -> None:
         """Say what is trained on what."""
         num_responses = sum(len(group.responses) for group in data.groups)
-        self._say(
+        self.say(
             f"{counted(data.num_pairs, 'pair')} of {num_responses:,} distinct responses to "
             f"{counted(len(data.groups), 'prompt')}"
         )
         for reason, count in data.dropped.items():
-            self._say(f"{counted(count, 'pair')} dropped: {reason}")
+            share = count / (data.num_pairs + data.dropped.total())
+            longest = f"; the longest has {data.longest_dropped:,} tokens" if reason is PairDrop.TOO_LONG else ""
+            self.say(f"{counted(count, 'pair')} dropped ({share:.0%}): {reason}{longest}")
         batch_size = config.policy.train_global_batch_size
-        self._say(
+        self.say(
             f"{config.policy.model_name}, {counted(self.num_steps, 'step')} of {counted(batch_size, 'pair')}, "
             f"beta {config.dpo.reference_policy_kl_penalty:g}, lr {config.policy.optimizer.lr:g}, "
             f"{config.policy.precision}, {num_processes} process{'es' if num_processes > 1 else ''}"
         )
-
-    def ready(self, training: Training) -> None:
-        """Say what the set-up found."""
-        for note in training.notes:
-            self._say(note)
 
     @contextmanager
     def live(self) -> Iterator[Callable[[int, dict[str, float]], None]]:
@@ -54,15 +50,16 @@ class RunReport:
             def show(number: int, metrics: dict[str, float]) -> None:
                 advance(number, metrics)
                 if number % every == 0 or number in {1, self.num_steps}:
-                    self._say(f"step {number:>4}/{self.num_steps}  {_columns(metrics)}")
+                    self.say(f"step {number:>4}/{self.num_steps}  {_columns(metrics)}")
 
             yield show
 
     def finish(self, seconds: float, policy_dir: Path) -> None:
         """Say where the policy is."""
-        self._say(f"trained in {seconds:.0f} s; the policy is in {policy_dir}")
+        self.say(f"trained in {seconds:.0f} s; the policy is in {policy_dir}")
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Print a line, on the main process."""
         if self.shown:
             self.console.print(printable(text), soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """From a loaded model and tokenised groups to everything that a step works with."""
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from trainer.config import PolicySection, TrainConfig
 from trainer.lora import adapters_off, check_adapters_off, is_lora
 from trainer.optimizer import make_optimizer, make_scheduler
 from trainer.packing import Packer
-from trainer.plan import Step
+from trainer.plan import ResponseRef, Step
 from trainer.policy import load_policy
 from trainer.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
 from trainer.reference_cache import ReferenceCache, open_cache
@@ -25,11 +26,22 @@ from trainer.step import Training
 from trainer.throughput import flop_counter
 from trainer.tokenize import TokenizedPairs
 
+CHECKED_GROUPS, CHECKED_RESPONSES = 2, 4
+"""Of the first step: what the self-check computes."""
+
 
 def set_up(
-    config: TrainConfig, accelerator: Accelerator, model: Any, data: TokenizedPairs, steps: list[Step]
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: Any,
+    data: TokenizedPairs,
+    steps: list[Step],
+    *,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Training:
     """Check the way in which log-probs are computed, take the reference's, then build what updates the policy.
+
+    What is found is told at once, by `say`, and kept as the result's notes.
 
     Raises:
         UsageError: an option does not fit the model.
@@ -45,9 +57,16 @@ def set_up(
     scorer = ResponseScorer(model, attention).to(device)
     scorer.train()
     packer = Packer(data.groups, scorer.attention.layout, policy.row_tokens)
-    notes = [_attention_note(scorer)]
+    notes: list[str] = []
+
+    def tell(lines: Iterable[str]) -> None:
+        for line in lines:
+            notes.append(line)
+            say(line)
+
+    tell([_attention_note(scorer), *_length_notes(model, data)])
     if policy.self_check:
-        notes += _checked(scorer, packer, steps[0], policy.precision, device)
+        tell(_checked(scorer, packer, steps[0], policy.precision, device))
     reference = _own_reference(config, accelerator, scorer, data)
     _save_memory_and_time(model, policy)
     optimizer = make_optimizer(scorer.parameters(), policy.optimizer, device)
@@ -56,6 +75,7 @@ def set_up(
         cache = _cache(config, accelerator, scorer)
         with adapters_off(scorer):
             reference = _cached(wrapped, packer, accelerator, cache, scorer.attention.pads_to)
+    tell(_reference_notes(reference))
     return Training(
         config=config,
         accelerator=accelerator,
@@ -66,13 +86,20 @@ def set_up(
         pads_to=scorer.attention.pads_to,
         reference=reference,
         flops=flop_counter(model, device),
-        notes=(*notes, *_reference_notes(reference)),
+        notes=tuple(notes),
     )
 
 
 def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str, device: torch.device) -> list[str]:
-    """Compare the first row with the model's own way; in float32 too, which the weights are in any case."""
-    row = packer.rows(first.responses(packer.groups))[0]
+    """Compare a row with the model's own way; in float32 too, which the weights are in any case.
+
+    The row has a few responses of the first two groups of the first step, so that it costs little of long ones too.
+    """
+    members: dict[int, list[ResponseRef]] = {}
+    for ref in first.responses(packer.groups):
+        members.setdefault(ref.group, []).append(ref)
+    some = [ref for refs in list(members.values())[:CHECKED_GROUPS] for ref in refs[:CHECKED_RESPONSES]]
+    row = packer.rows(some)[0]
     if is_lora(scorer.model):
         rows = token_rows(row, packer.groups, packer.layout, pads_to=scorer.attention.pads_to)
         check_adapters_off(scorer, rows.to(device))
@@ -81,6 +108,14 @@ def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str
         for each in dict.fromkeys(("float32", precision))
         for difference in [self_check(scorer, row, packer.groups, precision=each, device=device)]
     ]
+
+
+def _length_notes(model: Any, data: TokenizedPairs) -> list[str]:
+    """Say so where responses are longer than what the model was made for."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is None or data.longest <= most:
+        return []
+    return [f"the longest response with its prompt has {data.longest:,} tokens; the model was made for {most:,}"]
 
 
 def _attention_note(scorer: ResponseScorer) -> str:

@@ -57,6 +57,7 @@ class TokenizedPairs:
 
     groups: list[TokenizedGroup]
     dropped: Counter[PairDrop]
+    longest_dropped: int = 0  # tokens of the longest response, with its prompt, of the pairs that were too long
 
     @property
     def num_pairs(self) -> int:
@@ -91,6 +92,7 @@ def tokenize_groups(
     """
     kept: list[TokenizedGroup] = []
     dropped: Counter[PairDrop] = Counter()
+    too_long: list[int] = []
     uses_sampled = use_token_ids and loss_mask == "policy"
     for chunk in _chunks(groups):
         sampled = [uses_sampled and is_sampled(group) for group in chunk]
@@ -98,16 +100,17 @@ def tokenize_groups(
         others = [group for group, is_known in zip(chunk, sampled, strict=True) if not is_known]
         made = iter(_tokenize(others, tokenizer, end_ids, loss_mask))
         for group, is_known in zip(chunk, sampled, strict=True):
-            usable = _usable(group, next(known if is_known else made), max_tokens, dropped)
+            usable = _usable(group, next(known if is_known else made), max_tokens, dropped, too_long)
             if usable.pairs:
                 kept.append(usable)
             advance(1)
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        needed = f"; those too long have {min(too_long):,} to {max(too_long):,}" if too_long else ""
         raise DpoError(
-            f"no pair is left to train on ({counts}); policy.max_total_sequence_length is {max_tokens} tokens"
+            f"no pair is left to train on ({counts}); policy.max_total_sequence_length is {max_tokens} tokens{needed}"
         )
-    return TokenizedPairs(kept, dropped)
+    return TokenizedPairs(kept, dropped, max(too_long, default=0))
 
 
 def end_of_turn_ids(tokenizer: Any, generation_config: Any) -> frozenset[int]:
@@ -139,9 +142,12 @@ def _tokenize(
 
 
 def _usable(
-    group: PreferenceGroup, encoded: EncodedGroup, max_tokens: int, dropped: Counter[PairDrop]
+    group: PreferenceGroup, encoded: EncodedGroup, max_tokens: int, dropped: Counter[PairDrop], too_long: list[int]
 ) -> TokenizedGroup:
-    """Keep the pairs that can be trained on and the responses that they name; equal responses become one."""
+    """Keep the pairs that can be trained on and the responses that they name; equal responses become one.
+
+    What is dropped is counted, and of pairs that are too long the tokens are listed.
+    """
     if not encoded.prompt:
         raise UsageError(
             f"{group.pairs[0].source}: the chat template renders the prompt to nothing, so nothing is there from which "
@@ -156,6 +162,9 @@ def _usable(
             usable.append(GroupPair(chosen, rejected, pair.source))
         else:
             dropped[drop] += 1
+            if drop is PairDrop.TOO_LONG:
+                sides = (encoded.responses[chosen], encoded.responses[rejected])
+                too_long.append(len(encoded.prompt) + max(len(side[0]) for side in sides))
     used = sorted({position for pair in usable for position in (pair.chosen, pair.rejected)})
     new = {old: position for position, old in enumerate(used)}
     return TokenizedGroup(
