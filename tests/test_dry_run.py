@@ -100,7 +100,7 @@ def test_what_people_read(dpo, folder: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "")
     for line in (
         "5 pairs of 7 distinct responses to 3 prompts",
-        "1 pair dropped: too_long",
+        "1 pair dropped (17%): too_long; the longest has 123 tokens",  # 22 and 100 and the end of turn
         "rows of at most 160 tokens: 1.0 in a step on each process, at most 1",
         "87 tokens in an epoch of 1 step, 24 of them trained on",
         "pair by pair it would be 243 tokens: 1.43 times for responses in several pairs, 1.95 times for shared prompts",
