@@ -20,11 +20,11 @@ from trainer.lora import add_lora
 from trainer.memory import MemoryEstimate, RowShape, estimate_memory
 from trainer.out_of_memory import remedies
 from trainer.packing import Layout, Packer, Row
-from trainer.plan import Step, plan_steps
+from trainer.plan import Step
 from trainer.policy import load_shape
 from trainer.report import RunReport
 from trainer.segments import row_segments
-from trainer.start import load_groups, start_accelerator, tokenize
+from trainer.start import load_groups, plan, start_accelerator, tokenize
 from trainer.throughput import Work, work_of
 from trainer.tokenize import TokenizedPairs
 
@@ -144,14 +144,7 @@ def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
     if config.policy.lora.rank:
         with torch.device("meta"):
             model = add_lora(model, config.policy.lora)
-    steps = plan_steps(
-        data.groups,
-        seed=config.dpo.seed,
-        global_batch_size=config.policy.train_global_batch_size,
-        num_epochs=config.dpo.max_num_epochs,
-        max_steps=config.dpo.max_num_steps,
-        order=config.data.order,
-    )
+    steps = plan(config, data)
     device = accelerator.device
     attention = choose_attention(model, config.policy.attention, device)
     packer = Packer(data.groups, attention.layout, config.policy.row_tokens)

@@ -11,14 +11,15 @@ from typing import Any
 from accelerate import Accelerator
 
 from trainer.config import TrainConfig
-from trainer.lora import add_lora, is_lora, merged
+from trainer.lora import add_lora, merged
 from trainer.out_of_memory import explain_out_of_memory
-from trainer.plan import Step, plan_steps
+from trainer.plan import Step
 from trainer.policy import load_policy
 from trainer.report import RunReport
 from trainer.run_folder import RunFolder
+from trainer.scorer import is_lora
 from trainer.setup import set_up
-from trainer.start import load_groups, start_accelerator, tokenize
+from trainer.start import load_groups, plan, start_accelerator, tokenize
 from trainer.step import Training, check_start, train_step
 
 SETTLE_SECONDS = 0.5
@@ -54,14 +55,7 @@ def train(config: TrainConfig) -> RunResult | None:
     data = tokenize(config, groups, model, tokenizer, shown=accelerator.is_main_process)
     if config.policy.lora.rank:
         model = add_lora(model, config.policy.lora)
-    steps = plan_steps(
-        data.groups,
-        seed=config.dpo.seed,
-        global_batch_size=config.policy.train_global_batch_size,
-        num_epochs=config.dpo.max_num_epochs,
-        max_steps=config.dpo.max_num_steps,
-        order=config.data.order,
-    )
+    steps = plan(config, data)
     folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
     folder.create(config)
     report = RunReport(num_steps=len(steps), shown=accelerator.is_main_process)

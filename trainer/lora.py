@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from schemas.errors import DpoError
 from trainer.batch import TokenRows
 from trainer.config import LoraSection
-from trainer.scorer import ResponseScorer
+from trainer.scorer import ResponseScorer, is_lora
 
 
 def add_lora(model: Any, options: LoraSection) -> Any:
@@ -29,11 +29,6 @@ def add_lora(model: Any, options: LoraSection) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*deprecated")  # peft 0.21 still asks
         return get_peft_model(model, config)
-
-
-def is_lora(model: Any) -> bool:
-    """Say whether adapters are wrapped around a model."""
-    return hasattr(model, "peft_config")
 
 
 @contextmanager

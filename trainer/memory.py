@@ -16,9 +16,8 @@ from torch import nn
 from trainer.attention import Attention, Backend
 from trainer.config import TrainConfig
 from trainer.head import TILE_TOKENS, TILE_VOCABULARY
-from trainer.lora import is_lora
 from trainer.packing import Layout
-from trainer.scorer import decoder_of
+from trainer.scorer import decoder_of, is_lora
 from trainer.segments import NO_PARENT, Segment, SegmentTable
 from trainer.throughput import layer_configs
 

@@ -31,7 +31,7 @@ class ResponseScorer(nn.Module):
     @property
     def base(self) -> Any:
         """Give the language model itself, where an adapter is wrapped around it."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        return self.model.get_base_model() if is_lora(self.model) else self.model
 
     def forward(self, rows: TokenRows) -> Tensor:
         """Give the log-prob of each trained token: (N,), float32, response after response."""
@@ -64,3 +64,8 @@ def decoder_of(model: Any) -> nn.Module:
         if isinstance(part, PreTrainedModel) and part is not model:
             return part
     raise UsageError(f"{model.config.model_type}: the model has no decoder apart from its head, so it can't be trained")
+
+
+def is_lora(model: Any) -> bool:
+    """Say whether adapters are wrapped around a model."""
+    return hasattr(model, "peft_config")

@@ -13,14 +13,14 @@ from schemas.terminal import counted, progress
 from trainer.attention import Backend, choose_attention
 from trainer.batch import token_rows
 from trainer.config import PolicySection, TrainConfig
-from trainer.lora import adapters_off, check_adapters_off, is_lora
+from trainer.lora import adapters_off, check_adapters_off
 from trainer.optimizer import make_optimizer, make_scheduler
 from trainer.packing import Packer
 from trainer.plan import ResponseRef, Step
 from trainer.policy import load_policy
 from trainer.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
 from trainer.reference_cache import ReferenceCache, open_cache
-from trainer.scorer import ResponseScorer
+from trainer.scorer import ResponseScorer, is_lora
 from trainer.self_check import self_check
 from trainer.step import Training
 from trainer.throughput import flop_counter

@@ -13,6 +13,7 @@ from schemas.preference import iter_pairs
 from schemas.terminal import progress
 from trainer.config import TrainConfig
 from trainer.groups import PreferenceGroup, group_pairs
+from trainer.plan import Step, plan_steps
 from trainer.policy import load_tokenizer
 from trainer.tokenize import TokenizedPairs, end_of_turn_ids, tokenize_groups
 
@@ -80,6 +81,18 @@ def tokenize(
         )
     refuse_too_long(model.config, data.longest)
     return data
+
+
+def plan(config: TrainConfig, data: TokenizedPairs) -> list[Step]:
+    """Plan the steps of the whole run."""
+    return plan_steps(
+        data.groups,
+        seed=config.dpo.seed,
+        global_batch_size=config.policy.train_global_batch_size,
+        num_epochs=config.dpo.max_num_epochs,
+        max_steps=config.dpo.max_num_steps,
+        order=config.data.order,
+    )
 
 
 def refuse_other_reference(config: TrainConfig, tokenizer: Any) -> None:
