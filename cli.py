@@ -23,7 +23,7 @@ from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
 
 if TYPE_CHECKING:
     from schemas.validation import FileReport
-    from trainer.dry_run import DryRun
+    from trainer.run.dry_run import DryRun
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -193,14 +193,14 @@ def train_command(
     Prints the folder of the trained policy on stdout. Also runs under accelerate launch and torchrun.
     Example: dpo train dpo_train.jsonl --model data/samples/policy dpo.max_num_epochs=2
     """
-    from trainer.preflight import preflight
-    from trainer.settings import resolve
+    from trainer.config.preflight import preflight
+    from trainer.config.settings import resolve
 
     config = resolve(overrides or [], train_data_path=pairs, model_name=model, output_dir=output, self_check=self_check)
     preflight(config)
     try:
-        from trainer.dry_run import dry_run
-        from trainer.loop import train
+        from trainer.run.dry_run import dry_run
+        from trainer.run.loop import train
     except ModuleNotFoundError as error:
         raise UsageError(
             f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "

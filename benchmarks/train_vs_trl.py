@@ -39,12 +39,12 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 
 def run_ours(folder: Path, shape: Shape, precision: str, tokens: int) -> dict[str, float]:
     """Train two epochs with the parts that `dpo train` is made of; time the second."""
-    from trainer.plan import plan_steps
-    from trainer.policy import load_policy
-    from trainer.settings import resolve
-    from trainer.setup import set_up
-    from trainer.start import load_groups, start_accelerator, tokenize
-    from trainer.step import train_step
+    from trainer.config.settings import resolve
+    from trainer.data.plan import plan_steps
+    from trainer.model.policy import load_policy
+    from trainer.run.setup import set_up
+    from trainer.run.start import load_groups, start_accelerator, tokenize
+    from trainer.run.step import train_step
 
     config = resolve(
         [

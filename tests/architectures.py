@@ -25,7 +25,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from trainer.policy import disable_dropout
+from trainer.model.policy import disable_dropout
 
 VOCABULARY = 64
 WINDOW = 6

@@ -11,17 +11,17 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from tests.architectures import VOCABULARY
-from trainer.attention import choose_attention
-from trainer.config import TrainConfig
-from trainer.groups import GroupPair
-from trainer.packing import Packer
-from trainer.plan import PairRef, Step
-from trainer.reference import OnlineReference
-from trainer.scorer import ResponseScorer
-from trainer.settings import resolve
-from trainer.step import Training
-from trainer.throughput import flop_counter
-from trainer.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.config.sections import TrainConfig
+from trainer.config.settings import resolve
+from trainer.data.groups import GroupPair
+from trainer.data.plan import PairRef, Step
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.model.attention import choose_attention
+from trainer.model.packing import Packer
+from trainer.model.reference import OnlineReference
+from trainer.model.scorer import ResponseScorer
+from trainer.run.step import Training
+from trainer.run.throughput import flop_counter
 
 BETA = 0.3
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import cli
 from pipeline.attrition import MEANING, Reason
 from pipeline.settings import Strategy
 from schemas.validation import Kind, row_findings
-from trainer.config import TrainConfig
+from trainer.config.sections import TrainConfig
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()

@@ -23,11 +23,11 @@ from tests.pairwise import (
     step_of,
     training_of,
 )
-from trainer.attention import Backend
-from trainer.packing import Layout, Packer
-from trainer.plan import PairRef, Step, sides
-from trainer.step import step_rows, train_step
-from trainer.tokenize import TokenizedGroup
+from trainer.data.plan import PairRef, Step, sides
+from trainer.data.tokenize import TokenizedGroup
+from trainer.model.attention import Backend
+from trainer.model.packing import Layout, Packer
+from trainer.run.step import step_rows, train_step
 
 GROUPS = [
     random_group(17, (11, 3, 16, 7), all_pairs(4)),

@@ -22,8 +22,8 @@ from transformers import (
 
 from schemas.errors import UsageError
 from tests.architectures import HYBRID, SHARING, build
-from trainer import head
-from trainer.head import LogitTransform, logit_transform, plain_head, target_logps
+from trainer.model import head
+from trainer.model.head import LogitTransform, logit_transform, plain_head, target_logps
 
 TRANSFORMS = {
     "plain": LogitTransform(),

@@ -13,16 +13,16 @@ from schemas.preference import write_rows
 from tests.architectures import build
 from tests.pairwise import CPU, all_pairs, random_group
 from tests.tiny_models import save_tiny_policy
-from trainer.attention import choose_attention
-from trainer.batch import token_rows
-from trainer.config import LoraSection
-from trainer.loop import train
-from trainer.lora import adapters_off, add_lora, check_adapters_off, merged
-from trainer.packing import Layout, Packer
-from trainer.plan import ResponseRef
-from trainer.reference_cache import weights_digest
-from trainer.scorer import ResponseScorer
-from trainer.settings import resolve
+from trainer.config.sections import LoraSection
+from trainer.config.settings import resolve
+from trainer.data.plan import ResponseRef
+from trainer.model.attention import choose_attention
+from trainer.model.batch import token_rows
+from trainer.model.lora import adapters_off, add_lora, check_adapters_off, merged
+from trainer.model.packing import Layout, Packer
+from trainer.model.reference_cache import weights_digest
+from trainer.model.scorer import ResponseScorer
+from trainer.run.loop import train
 
 GROUPS = [random_group(7, (5, 9, 3), all_pairs(3))]
 REFS = [ResponseRef(0, number) for number in range(3)]

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from schemas.errors import DpoError, UsageError
 from schemas.preference import PreferencePair, SampledTokens
 from tests.tiny_models import CHAT_TEMPLATE, byte_tokenizer
-from trainer import tokenize
-from trainer.groups import group_pairs
-from trainer.tokenize import PairDrop, end_of_turn_ids, tokenize_groups
+from trainer.data import tokenize
+from trainer.data.groups import group_pairs
+from trainer.data.tokenize import PairDrop, end_of_turn_ids, tokenize_groups
 
 LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}{{ '<|header|>' + m.role + '<|/header|>\n\n' + m.content | trim }}"

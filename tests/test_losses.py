@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from trainer.logps import ResponseLogps
-from trainer.losses import PairValues, accuracy, log_ratios, of_pairs, sft_loss, sigmoid_loss
-from trainer.objective import METRICS, pair_terms
+from trainer.loss.losses import PairValues, accuracy, log_ratios, of_pairs, sft_loss, sigmoid_loss
+from trainer.loss.objective import METRICS, pair_terms
+from trainer.model.logps import ResponseLogps
 
 CHOSEN, REJECTED = torch.tensor([0, 2]), torch.tensor([1, 3])
 

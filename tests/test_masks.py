@@ -14,13 +14,13 @@ from transformers import BloomConfig, GPTNeoConfig, MptConfig
 from schemas.errors import UsageError
 from tests.architectures import HYBRID, SHARING, WINDOW, build
 from tests.pairwise import CPU, all_pairs, random_group
-from trainer.attention import FULL, SLIDING, Attention, Backend, choose_attention, shared_windows
-from trainer.batch import token_rows
-from trainer.masks import BLOCK, additive_mask, block_mask, dense_mask, segment_queries, visible_blocks
-from trainer.packing import Fragment, Layout, Row
-from trainer.scorer import ResponseScorer
-from trainer.segments import SegmentTable, row_segments
-from trainer.tokenize import TokenizedGroup
+from trainer.data.tokenize import TokenizedGroup
+from trainer.model.attention import FULL, SLIDING, Attention, Backend, choose_attention, shared_windows
+from trainer.model.batch import token_rows
+from trainer.model.masks import BLOCK, additive_mask, block_mask, dense_mask, segment_queries, visible_blocks
+from trainer.model.packing import Fragment, Layout, Row
+from trainer.model.scorer import ResponseScorer
+from trainer.model.segments import SegmentTable, row_segments
 
 WINDOWS = [None, 16, 100, 300]
 

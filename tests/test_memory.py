@@ -23,20 +23,20 @@ from transformers import (
 from schemas.errors import DpoError
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy, tiny_qwen3
-from trainer.attention import choose_attention
-from trainer.batch import token_rows
-from trainer.config import LoraSection, TrainConfig
-from trainer.dry_run import row_shape
-from trainer.groups import GroupPair
-from trainer.lora import add_lora
-from trainer.memory import MemoryEstimate, RowShape, estimate_memory
-from trainer.out_of_memory import explain_out_of_memory
-from trainer.packing import Layout, Packer
-from trainer.plan import ResponseRef
-from trainer.scorer import ResponseScorer
-from trainer.segments import NO_PARENT, Segment, SegmentTable
-from trainer.settings import resolve
-from trainer.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.config.sections import LoraSection, TrainConfig
+from trainer.config.settings import resolve
+from trainer.data.groups import GroupPair
+from trainer.data.plan import ResponseRef
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.model.attention import choose_attention
+from trainer.model.batch import token_rows
+from trainer.model.lora import add_lora
+from trainer.model.packing import Layout, Packer
+from trainer.model.scorer import ResponseScorer
+from trainer.model.segments import NO_PARENT, Segment, SegmentTable
+from trainer.run.dry_run import row_shape
+from trainer.run.memory import MemoryEstimate, RowShape, estimate_memory
+from trainer.run.out_of_memory import explain_out_of_memory
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -236,7 +236,7 @@ def test_a_run_without_memory_ends_with_one_line(tmp_path: Path) -> None:
     rows = [{"prompt": f"{number:060}", "chosen": "y" * 60, "rejected": "n" * 60} for number in range(64)]
     write_rows(tmp_path / "pairs.jsonl", rows)
     script = (
-        "import re, resource, cli, trainer.loop, trainer.dry_run\n"
+        "import re, resource, cli, trainer.run.loop, trainer.run.dry_run\n"
         "used = 1024 * int(re.search(r'VmSize:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 800_000_000,) * 2)\n"
         "cli.main()\n"

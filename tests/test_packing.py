@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pairwise import random_group
-from trainer.batch import token_rows
-from trainer.packing import Fragment, Layout, Packer, Row, share
-from trainer.plan import ResponseRef
-from trainer.tokenize import TokenizedGroup
+from trainer.data.plan import ResponseRef
+from trainer.data.tokenize import TokenizedGroup
+from trainer.model.batch import token_rows
+from trainer.model.packing import Fragment, Layout, Packer, Row, share
 
 Pack = Callable[..., list[Row]]
 

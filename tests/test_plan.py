@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.groups import GroupPair
-from trainer.plan import Order, PairRef, ResponseRef, Step, pair_order, pair_weights, plan_steps, sides
-from trainer.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.data.groups import GroupPair
+from trainer.data.plan import Order, PairRef, ResponseRef, Step, pair_order, pair_weights, plan_steps, sides
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
 
 
 def groups_of(*num_pairs: int) -> list[TokenizedGroup]:

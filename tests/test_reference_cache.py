@@ -15,17 +15,17 @@ from accelerate import Accelerator
 from tests.architectures import build
 from tests.pairwise import BETA, CPU, all_pairs, config_of, random_group, step_of
 from tests.tiny_models import save_tiny_policy, tiny_qwen3
-from trainer.attention import choose_attention
-from trainer.batch import token_rows
-from trainer.config import DEFAULT_CACHE
-from trainer.packing import Layout, Packer
-from trainer.plan import ResponseRef
-from trainer.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
-from trainer.reference_cache import ReferenceCache, cache_folder, open_cache, weights_digest
-from trainer.scorer import ResponseScorer
-from trainer.setup import set_up
-from trainer.step import train_step
-from trainer.tokenize import TokenizedGroup, TokenizedPairs
+from trainer.config.sections import DEFAULT_CACHE
+from trainer.data.plan import ResponseRef
+from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
+from trainer.model.attention import choose_attention
+from trainer.model.batch import token_rows
+from trainer.model.packing import Layout, Packer
+from trainer.model.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
+from trainer.model.reference_cache import ReferenceCache, cache_folder, open_cache, weights_digest
+from trainer.model.scorer import ResponseScorer
+from trainer.run.setup import set_up
+from trainer.run.step import train_step
 
 GROUPS = [
     random_group(17, (11, 3, 16, 7), all_pairs(4), masked=True),
@@ -391,7 +391,7 @@ def test_another_beta_hits_and_null_keeps_nothing(tmp_path: Path, monkeypatch: p
     def opened(*args: Any, **options: Any) -> ReferenceCache:
         return Watched(open_cache(*args, **options).folder)
 
-    monkeypatch.setattr("trainer.setup.open_cache", opened)
+    monkeypatch.setattr("trainer.run.setup.open_cache", opened)
     cache = f"reference.cache_dir={tmp_path / 'cache'}"
     set_up_with(cache)
     set_up_with(cache, "dpo.reference_policy_kl_penalty=0.7", "dpo.seed=3", "policy.optimizer.lr=0.1")

@@ -12,13 +12,13 @@ import torch
 from schemas.errors import DpoError
 from tests.architectures import HYBRID, SHARING, WINDOW, build
 from tests.pairwise import CPU, all_pairs, random_group
-from trainer import attention, head, segments
-from trainer.attention import Attention, choose_attention
-from trainer.packing import Fragment, Packer, Row
-from trainer.plan import ResponseRef
-from trainer.scorer import ResponseScorer
-from trainer.self_check import MAX_RESPONSES, MAX_TOKENS, self_check
-from trainer.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.data.plan import ResponseRef
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.model import attention, head, segments
+from trainer.model.attention import Attention, choose_attention
+from trainer.model.packing import Fragment, Packer, Row
+from trainer.model.scorer import ResponseScorer
+from trainer.model.self_check import MAX_RESPONSES, MAX_TOKENS, self_check
 
 GROUPS = [
     random_group(17, (11, 3, 16, 7), all_pairs(4)),

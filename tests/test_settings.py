@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UsageError
-from trainer.config import TrainConfig
-from trainer.settings import option_keys, resolve
+from trainer.config.sections import TrainConfig
+from trainer.config.settings import option_keys, resolve
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -93,7 +93,8 @@ def test_the_configuration_does_not_change() -> None:
 
 
 def test_every_option_has_a_meaning_and_is_read() -> None:
-    source = "".join(path.read_text() for path in (REPOSITORY / "trainer").glob("*.py") if path.name != "config.py")
+    trainer = REPOSITORY / "trainer"
+    source = "".join(path.read_text() for path in trainer.rglob("*.py") if path.parent.name != "config")
     for key in option_keys():
         name = key.rpartition(".")[2]
         assert f".{name}" in source, f"{key} is declared and never read"

@@ -11,7 +11,7 @@ from schemas.errors import UsageError
 from tests.architectures import WIDTHS
 from tests.pairwise import config_of
 from tests.tiny_models import byte_tokenizer, save_tiny_policy
-from trainer.start import refuse_other_reference, refuse_too_long
+from trainer.run.start import refuse_other_reference, refuse_too_long
 
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
 MOVING: dict[str, Any] = {

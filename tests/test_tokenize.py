@@ -11,9 +11,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast
 from schemas.errors import DpoError, UsageError
 from schemas.preference import Message, PreferencePair, SampledTokens
 from tests.tiny_models import CHAT_TEMPLATE, byte_tokenizer
-from trainer.groups import PreferenceGroup, group_pairs
-from trainer.tokenize import PairDrop, TokenizedGroup, TokenizedPairs, end_of_turn_ids
-from trainer.tokenize import tokenize_groups as tokenize_with_ends
+from trainer.data.groups import PreferenceGroup, group_pairs
+from trainer.data.tokenize import PairDrop, TokenizedGroup, TokenizedPairs, end_of_turn_ids
+from trainer.data.tokenize import tokenize_groups as tokenize_with_ends
 
 END = 256  # <|im_end|>
 

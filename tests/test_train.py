@@ -20,18 +20,18 @@ from schemas.errors import DpoError, InputError, UsageError
 from schemas.preference import write_rows
 from tests.architectures import HYBRID, SHARING, WIDTHS, build
 from tests.tiny_models import byte_tokenizer, save_tiny_policy, tiny_qwen3
-from trainer.attention import choose_attention
-from trainer.batch import token_rows
-from trainer.config import TrainConfig
-from trainer.logps import response_logps
-from trainer.loop import RunResult, train
-from trainer.packing import Fragment, Layout, Packer, Row
-from trainer.policy import disable_dropout, load_policy
-from trainer.reference import compute_reference
-from trainer.scorer import ResponseScorer
-from trainer.settings import resolve
-from trainer.step import check_start
-from trainer.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.config.sections import TrainConfig
+from trainer.config.settings import resolve
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.model.attention import choose_attention
+from trainer.model.batch import token_rows
+from trainer.model.logps import response_logps
+from trainer.model.packing import Fragment, Layout, Packer, Row
+from trainer.model.policy import disable_dropout, load_policy
+from trainer.model.reference import compute_reference
+from trainer.model.scorer import ResponseScorer
+from trainer.run.loop import RunResult, train
+from trainer.run.step import check_start
 
 LN_2 = math.log(2)
 
@@ -230,7 +230,8 @@ def test_a_reference_model_of_its_own_changes_the_weights(
 def test_a_wrong_mask_stops_the_run_unless_it_may_not(
     pairs_file: Path, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.segments.SegmentTable.offset", lambda table, segment: 0)  # positions do not go on
+    # positions do not go on
+    monkeypatch.setattr("trainer.model.segments.SegmentTable.offset", lambda table, segment: 0)
     with pytest.raises(DpoError, match="self-check"):
         run(pairs_file, policy_folder, tmp_path / "run", "policy.attention=dense")
     assert not (tmp_path / "run" / "policy").exists()
@@ -370,7 +371,7 @@ def test_a_policy_that_is_not_its_own_reference_stops_the_run(
             lambda module, inputs: [p.data.mul_(1.001) for p in module.parameters()] and None
         )
 
-    monkeypatch.setattr("trainer.policy.disable_dropout", noisy)
+    monkeypatch.setattr("trainer.model.policy.disable_dropout", noisy)
     with pytest.raises(DpoError, match="self-check"):  # it is noticed there already
         run(pairs_file, policy_folder, tmp_path / "checked")
     with pytest.raises(DpoError, match="ln 2"):

@@ -16,9 +16,9 @@ from datasets.utils.logging import disable_progress_bar
 from tests.architectures import HYBRID, SHARING, build
 from tests.pairwise import BETA, Outcome, all_pairs, assert_same, gradients_of, longest_of, step_of, training_of
 from tests.tiny_models import byte_tokenizer
-from trainer.groups import GroupPair
-from trainer.step import step_rows, train_step
-from trainer.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.data.groups import GroupPair
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.run.step import step_rows, train_step
 
 VOCABULARY = 259  # of the byte tokenizer
 

@@ -1,6 +1,6 @@
 """From preference pairs to a trained policy: tokenise, plan, log-probs, loss, loop.
 
-This package imports `schemas`, never `pipeline`. `trainer.config` and `trainer.settings` start without torch.
+This package imports `schemas`, never `pipeline`. `trainer.config` starts without torch.
 """
 
 import logging

@@ -1,0 +1,1 @@
+"""From preference pairs to tokenised groups and planned steps."""

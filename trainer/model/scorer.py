@@ -1,0 +1,71 @@
+"""The policy as DDP and FSDP see it: token rows in, log-probs of the trained tokens out.
+
+The head runs inside this module's forward, so that every gradient passes through what the distributed wrappers watch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from schemas.errors import UsageError
+from trainer.model.attention import Attention
+from trainer.model.batch import TokenRows
+from trainer.model.head import logit_transform, plain_head, target_logps
+
+
+class ResponseScorer(nn.Module):
+    """Computes the log-probs of the trained tokens of rows under a causal language model."""
+
+    def __init__(self, model: Any, attention: Attention) -> None:
+        super().__init__()
+        self.model = model
+        self.attention = attention
+        self.transform = logit_transform(model.config)
+        self._no_split_modules = getattr(model, "_no_split_modules", None)  # where FSDP cuts
+        plain_head(self.base)
+        decoder_of(self.base)
+        self.base.set_attn_implementation(attention.implementation)
+
+    @property
+    def base(self) -> Any:
+        """Give the language model itself, where an adapter is wrapped around it."""
+        return self.model.get_base_model() if is_lora(self.model) else self.model
+
+    def forward(self, rows: TokenRows) -> Tensor:
+        """Give the log-prob of each trained token: (N,), float32, response after response."""
+        base = self.base
+        outputs = decoder_of(base)(
+            input_ids=rows.input_ids,  # (B, T)
+            position_ids=rows.position_ids,
+            attention_mask=self._mask(rows, base),
+            use_cache=False,
+        )
+        hidden = outputs.last_hidden_state.flatten(0, 1)[rows.predictors]  # (B, T, H) -> (N, H)
+        return target_logps(hidden, plain_head(base), rows.targets, self.transform)
+
+    def _mask(self, rows: TokenRows, base: Any) -> Any:
+        if rows.table is None:
+            return rows.attention_mask
+        device = rows.input_ids.device
+        is_autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if is_autocast else base.dtype
+        return self.attention.masks(rows.table, device, dtype)
+
+
+def decoder_of(model: Any) -> nn.Module:
+    """Give what turns a model's tokens into hidden states: all of it but the head.
+
+    Raises:
+        UsageError: the model has no such part.
+    """
+    for part in (model.get_decoder(), model.base_model, getattr(model, "model", None)):
+        if isinstance(part, PreTrainedModel) and part is not model:
+            return part
+    raise UsageError(f"{model.config.model_type}: the model has no decoder apart from its head, so it can't be trained")
+
+
+def is_lora(model: Any) -> bool:
+    """Say whether adapters are wrapped around a model."""
+    return hasattr(model, "peft_config")

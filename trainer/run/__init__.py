@@ -1,0 +1,1 @@
+"""The run: setting up, stepping, writing down."""

@@ -1,0 +1,219 @@
+"""From a loaded model and tokenised groups to everything that a step works with."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from schemas.errors import UsageError
+from schemas.terminal import counted, progress
+from trainer.config.sections import PolicySection, TrainConfig
+from trainer.data.plan import ResponseRef, Step
+from trainer.data.tokenize import TokenizedPairs
+from trainer.model.attention import Backend, choose_attention
+from trainer.model.batch import token_rows
+from trainer.model.lora import adapters_off, check_adapters_off
+from trainer.model.packing import Packer
+from trainer.model.policy import load_policy
+from trainer.model.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
+from trainer.model.reference_cache import ReferenceCache, open_cache
+from trainer.model.scorer import ResponseScorer, is_lora
+from trainer.model.self_check import self_check
+from trainer.run.optimizer import make_optimizer, make_scheduler
+from trainer.run.step import Training
+from trainer.run.throughput import flop_counter
+
+CHECKED_GROUPS, CHECKED_RESPONSES = 2, 4
+"""Of the first step: what the self-check computes."""
+
+
+def set_up(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: Any,
+    data: TokenizedPairs,
+    steps: list[Step],
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> Training:
+    """Check the way in which log-probs are computed, take the reference's, then build what updates the policy.
+
+    What is found is told at once, by `say`, and kept as the result's notes.
+
+    Raises:
+        UsageError: an option does not fit the model.
+        DpoError: the self-check fails.
+    """
+    policy, device = config.policy, accelerator.device
+    attention = choose_attention(model, policy.attention, device)
+    if policy.compile and attention.backend is Backend.SEGMENTS:
+        raise UsageError(
+            "policy.compile=true: attention by segments has another shape in each row and would be compiled anew each "
+            "time; use policy.attention=dense, or don't compile"
+        )
+    scorer = ResponseScorer(model, attention).to(device)
+    scorer.train()
+    packer = Packer(data.groups, scorer.attention.layout, policy.row_tokens)
+    notes: list[str] = []
+
+    def tell(lines: Iterable[str]) -> None:
+        for line in lines:
+            notes.append(line)
+            say(line)
+
+    tell([_attention_note(scorer), *_length_notes(model, data)])
+    if policy.self_check:
+        tell(_checked(scorer, packer, steps[0], policy.precision, device))
+    reference = _own_reference(config, accelerator, scorer, data)
+    _save_memory_and_time(model, policy)
+    optimizer = make_optimizer(scorer.parameters(), policy.optimizer, device)
+    wrapped, optimizer = accelerator.prepare(scorer, optimizer)
+    if reference is None:
+        cache = _cache(config, accelerator, scorer)
+        with adapters_off(scorer):
+            reference = _cached(wrapped, packer, accelerator, cache, scorer.attention.pads_to)
+    tell(_reference_notes(reference))
+    return Training(
+        config=config,
+        accelerator=accelerator,
+        scorer=wrapped,
+        optimizer=optimizer,
+        scheduler=make_scheduler(optimizer.optimizer, policy.scheduler, num_steps=len(steps)),
+        packer=packer,
+        pads_to=scorer.attention.pads_to,
+        reference=reference,
+        flops=flop_counter(model, device),
+        notes=tuple(notes),
+    )
+
+
+def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str, device: torch.device) -> list[str]:
+    """Compare a row with the model's own way; in float32 too, which the weights are in any case.
+
+    The row has a few responses of the first two groups of the first step, so that it costs little of long ones too.
+    """
+    members: dict[int, list[ResponseRef]] = {}
+    for ref in first.responses(packer.groups):
+        members.setdefault(ref.group, []).append(ref)
+    some = [ref for refs in list(members.values())[:CHECKED_GROUPS] for ref in refs[:CHECKED_RESPONSES]]
+    row = packer.rows(some)[0]
+    if is_lora(scorer.model):
+        rows = token_rows(row, packer.groups, packer.layout, pads_to=scorer.attention.pads_to)
+        check_adapters_off(scorer, rows.to(device))
+    return [
+        f"self-check: packed log-probs are the model's own within {difference:.1e} nats a token ({each})"
+        for each in dict.fromkeys(("float32", precision))
+        for difference in [self_check(scorer, row, packer.groups, precision=each, device=device)]
+    ]
+
+
+def _length_notes(model: Any, data: TokenizedPairs) -> list[str]:
+    """Say so where responses are longer than what the model was made for."""
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is None or data.longest <= most:
+        return []
+    return [f"the longest response with its prompt has {data.longest:,} tokens; the model was made for {most:,}"]
+
+
+def _attention_note(scorer: ResponseScorer) -> str:
+    backend = scorer.attention.backend
+    if backend is Backend.ROWS:
+        return f"attention: {backend}; each response is computed behind a prompt of its own"
+    return f"attention: {backend}; each prompt is computed once for all its responses in a row"
+
+
+def _reference_notes(reference: Reference) -> list[str]:
+    if not isinstance(reference, CachedReference):
+        return []
+    notes = []
+    if reference.num_from_cache:
+        total = len(reference.index.refs)
+        notes.append(f"reference: {reference.num_from_cache:,} of {counted(total, 'response')} were in the cache")
+    if reference.cache_problem:
+        notes.append(
+            f"reference: not kept for other runs: {reference.cache_problem}; name another folder with "
+            "reference.cache_dir=, or none with reference.cache_dir=null"
+        )
+    return notes
+
+
+def _own_reference(
+    config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, data: TokenizedPairs
+) -> Reference | None:
+    """Make a reference that is not simply the start policy's log-probs; None where it is."""
+    options = config.reference
+    if options.mode == "none":
+        return NoReference()
+    if options.model_name is None:
+        if options.mode == "cached":
+            return None
+        if is_lora(scorer.model):
+            return OnlineReference(_InPrecision(scorer, accelerator))
+        return _frozen(copy.deepcopy(scorer), accelerator)
+    model, _ = load_policy(options.model_name)
+    attention = choose_attention(model, config.policy.attention, accelerator.device)
+    other = ResponseScorer(model, attention).to(accelerator.device)
+    if options.mode == "online":
+        return _frozen(other, accelerator)
+    packer = Packer(data.groups, attention.layout, config.policy.row_tokens)
+    cache = _cache(config, accelerator, other)
+    return _cached(_frozen(other, accelerator).scorer, packer, accelerator, cache, attention.pads_to)
+
+
+def _frozen(scorer: ResponseScorer, accelerator: Accelerator) -> OnlineReference:
+    """Keep a model from learning; it computes in the policy's precision."""
+    scorer.requires_grad_(False)
+    scorer.train()  # as the policy: dropout is off in both, and some back ends compile anew for each mode
+    return OnlineReference(_InPrecision(scorer, accelerator))
+
+
+class _InPrecision(nn.Module):
+    """Runs a model under the autocast that Accelerate gives the policy, without adapters where it has some."""
+
+    def __init__(self, scorer: ResponseScorer, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.scorer = scorer
+        self.accelerator = accelerator
+
+    def forward(self, *args: Any) -> Any:
+        with self.accelerator.autocast(), adapters_off(self.scorer):
+            return self.scorer(*args)
+
+
+def _cached(
+    scorer: Any, packer: Packer, accelerator: Accelerator, cache: ReferenceCache | None, pads_to: int
+) -> CachedReference:
+    total = sum(len(group.responses) for group in packer.groups)
+    shown = accelerator.is_main_process
+    with progress("reference", total=total, unit="responses", shown=shown) as advance:
+        reference = compute_reference(scorer, packer, accelerator, cache=cache, pads_to=pads_to, advance=advance)
+    return reference
+
+
+def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer) -> ReferenceCache | None:
+    """Open the cache on disk, which the main process alone reads and writes."""
+    folder = config.reference.cache_dir
+    if folder is None or not accelerator.is_main_process:
+        return None
+    return open_cache(
+        folder,
+        scorer.model,
+        precision=config.policy.precision,
+        backend=scorer.attention.backend,
+        device=accelerator.device.type,
+    )
+
+
+def _save_memory_and_time(model: Any, policy: PolicySection) -> None:
+    if policy.gradient_checkpointing:
+        # named gradient_checkpointing_enable in older transformers
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if policy.compile:
+        kinds = {*(model._no_split_modules or ())}  # the classes of decoder layers
+        for layer in model.modules():
+            if type(layer).__name__ in kinds:
+                layer.compile()
