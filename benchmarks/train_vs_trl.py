@@ -60,7 +60,7 @@ def run_ours(folder: Path, shape: Shape, precision: str, tokens: int) -> dict[st
     )
     accelerator, config = start_accelerator(config)
     model, tokenizer = load_policy(config.policy.model_name)
-    data = tokenize(config, load_groups(config.data.train.data_path, shown=False), model, tokenizer, shown=False)
+    data = tokenize(config, load_groups(config.data.train, shown=False), model, tokenizer, shown=False)
     steps = plan_steps(data.groups, seed=1, global_batch_size=shape.batch_size, num_epochs=2, max_steps=None)
     started = time.perf_counter()
     training = set_up(config, accelerator, model, data, steps)

@@ -55,6 +55,8 @@ class PreferencePair:
     prompt_token_ids: PackedIds | None = None  # there where a response's tokens are
     chosen_sampled: SampledTokens | None = None
     rejected_sampled: SampledTokens | None = None
+    environment: str = ""  # the agent that both responses are rollouts of, where the row names one
+    dataset: int = 0  # which of several sets the pair is from
 
 
 def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None) -> list[PreferencePair]:
@@ -136,6 +138,7 @@ def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
         prompt_token_ids=_prompt_token_ids(row, [row.get("chosen_token_ids"), row.get("rejected_token_ids")]),
         chosen_sampled=_sampled(row, "/chosen_token_ids", "/chosen_loss_mask"),
         rejected_sampled=_sampled(row, "/rejected_token_ids", "/rejected_loss_mask"),
+        environment=_environment(row),
     )
 
 
@@ -159,6 +162,7 @@ def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
         prompt_token_ids=_prompt_token_ids(row, [better.get("token_ids"), worse.get("token_ids")]),
         chosen_sampled=chosen_sampled,
         rejected_sampled=rejected_sampled,
+        environment=_environment(row),
     )
 
 
@@ -169,6 +173,11 @@ def _completion(completion: str | list[Message]) -> tuple[Message, ...]:
         roles = bare_excerpt(", ".join(message["role"] for message in completion))
         raise LineError(f"a completion of roles {roles}: no message of the assistant, so nothing to train on")
     return tuple(completion)
+
+
+def _environment(row: dict[str, Any]) -> str:
+    agent = row.get("agent")
+    return agent if isinstance(agent, str) else ""
 
 
 def _tools(tools: object) -> tuple[dict[str, Any], ...]:

@@ -21,9 +21,11 @@ def preflight(config: TrainConfig) -> None:
         UsageError: the run folder is in use.
         DpoError: it can't be made.
     """
-    if not _is_pipe(config.data.train.data_path):  # whose writer would be gone with the first reader
-        with open_stream(config.data.train.data_path):
-            pass
+    for dataset in (*config.data.train, *config.data.validation_sets.values()):
+        path = dataset.data_path
+        if path is not None and not _is_pipe(path):  # whose writer would be gone with the first reader
+            with open_stream(path):
+                pass
     refuse_missing_folder(config.policy.model_name)
     if config.reference.model_name is not None:
         refuse_missing_folder(config.reference.model_name)

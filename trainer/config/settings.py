@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -79,10 +79,22 @@ def resolve(
 def options(model: type[BaseModel] = TrainConfig, prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Yield every dotted key of the configuration with its declaration."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from options(field.annotation, f"{prefix}{name}.")
-        else:
+        section = section_of(field)
+        if section is None:
             yield prefix + name, field
+        else:
+            yield from options(section, f"{prefix}{name}.")
+
+
+def section_of(field: FieldInfo) -> type[BaseModel] | None:
+    """Give the section that a field holds, alone, as an option or one of several; None where it holds a value."""
+    return _section_in(field.annotation)
+
+
+def _section_in(kind: Any) -> type[BaseModel] | None:
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return kind
+    return next((found for part in get_args(kind) if (found := _section_in(part))), None)
 
 
 def option_keys() -> list[str]:

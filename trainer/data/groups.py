@@ -30,6 +30,10 @@ class GroupPair:
     chosen: int  # position in the group's responses
     rejected: int
     source: str  # file:line of the pair
+    chosen_reward: float | None = None
+    rejected_reward: float | None = None
+    environment: str = ""  # where the rewards were given; "" where the row does not say
+    dataset: int = 0  # which of the sets of a mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,17 @@ def group_pairs(pairs: Iterable[PreferencePair]) -> list[PreferenceGroup]:
             group = groups[digest] = _Gathering(pair.prompt, pair.tools, pair.prompt_token_ids)
         chosen = group.position(Response(pair.chosen, pair.chosen_truncated, pair.chosen_sampled))
         rejected = group.position(Response(pair.rejected, pair.rejected_truncated, pair.rejected_sampled))
-        group.pairs.append(GroupPair(chosen, rejected, pair.source))
+        group.pairs.append(
+            GroupPair(
+                chosen,
+                rejected,
+                pair.source,
+                chosen_reward=pair.chosen_reward,
+                rejected_reward=pair.rejected_reward,
+                environment=pair.environment,
+                dataset=pair.dataset,
+            )
+        )
     return [
         PreferenceGroup(
             prompt=group.prompt,

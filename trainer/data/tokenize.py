@@ -8,7 +8,7 @@ a turn that was cut by a limit has no end. Rows that carry the sampled token ids
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -159,7 +159,7 @@ def _usable(
         chosen, rejected = first_of[pair.chosen], first_of[pair.rejected]
         drop = _drop(len(encoded.prompt), encoded.responses[chosen], encoded.responses[rejected], max_tokens)
         if drop is None:
-            usable.append(GroupPair(chosen, rejected, pair.source))
+            usable.append(replace(pair, chosen=chosen, rejected=rejected))
         else:
             dropped[drop] += 1
             if drop is PairDrop.TOO_LONG:
@@ -170,7 +170,7 @@ def _usable(
     return TokenizedGroup(
         prompt=encoded.prompt,
         responses=tuple(TokenizedResponse(*encoded.responses[position]) for position in used),
-        pairs=tuple(GroupPair(new[pair.chosen], new[pair.rejected], pair.source) for pair in usable),
+        pairs=tuple(replace(pair, chosen=new[pair.chosen], rejected=new[pair.rejected]) for pair in usable),
     )
 
 

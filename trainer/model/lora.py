@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from schemas.errors import DpoError
-from trainer.config.sections import LoraSection
+from trainer.config.policy import LoraSection
 from trainer.model.batch import TokenRows
 from trainer.model.scorer import ResponseScorer, is_lora
 

@@ -138,7 +138,7 @@ def dry_run(config: TrainConfig) -> DryRun | None:
 
 
 def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
-    groups = load_groups(config.data.train.data_path, shown=True)
+    groups = load_groups(config.data.train, shown=True)
     model, tokenizer = load_shape(config.policy.model_name)
     data = tokenize(config, groups, model, tokenizer, shown=True)
     if config.policy.lora.rank:
@@ -193,8 +193,8 @@ def row_shape(row: Row, packer: Packer, pads_to: int) -> RowShape:
 
 def _second_model(config: TrainConfig) -> Any:
     """Load the shape of a reference of its own that stays in memory, if there is one."""
-    options = config.reference
-    return load_shape(options.model_name)[0] if options.mode == "online" and options.model_name is not None else None
+    name = config.reference.model_name
+    return load_shape(name)[0] if config.reference_mode == "online" and name is not None else None
 
 
 def _reason(config: TrainConfig, attention: Attention, device: torch.device) -> str:

@@ -50,7 +50,7 @@ def train(config: TrainConfig) -> RunResult | None:
     """
     started = time.perf_counter()
     accelerator, config = start_accelerator(config)
-    groups = load_groups(config.data.train.data_path, shown=accelerator.is_main_process)
+    groups = load_groups(config.data.train, shown=accelerator.is_main_process)
     model, tokenizer = load_policy(config.policy.model_name)
     data = tokenize(config, groups, model, tokenizer, shown=accelerator.is_main_process)
     if config.policy.lora.rank:
@@ -91,7 +91,7 @@ def _weights(training: Training) -> dict[str, Any]:
 
 def starts_as_reference(config: TrainConfig) -> bool:
     """Say whether the policy is its own reference at the start."""
-    return config.reference.mode != "none" and config.reference.model_name is None
+    return config.reference_mode != "none" and config.reference.model_name is None
 
 
 def _check_start(config: TrainConfig, metrics: dict[str, float]) -> None:

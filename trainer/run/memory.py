@@ -255,7 +255,7 @@ def _downs(layer: nn.Module) -> Iterator[nn.Linear]:
 
 def _reference_bytes(model: Any, config: TrainConfig, reference: Any) -> int:
     """Count the weights of a model that stays beside the policy."""
-    if config.reference.mode != "online":
+    if config.reference_mode != "online":
         return 0
     if reference is not None:
         return _numel(reference) * FLOAT

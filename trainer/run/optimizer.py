@@ -7,7 +7,7 @@ import torch
 from transformers import get_scheduler
 
 from schemas.errors import UsageError
-from trainer.config.sections import OptimizerSection, SchedulerSection
+from trainer.config.policy import OptimizerSection, SchedulerSection
 
 
 def make_optimizer(parameters: Any, options: OptimizerSection, device: torch.device) -> torch.optim.Optimizer:

@@ -70,7 +70,7 @@ def remedies(config: TrainConfig, phase: Phase, *, has_gpu: bool) -> Iterator[st
         )
     if phase == "training":
         yield from _training_remedies(config, has_gpu=has_gpu)
-    if config.reference.mode == "online" and not (policy.lora.rank and config.reference.model_name is None):
+    if config.reference_mode == "online" and not (policy.lora.rank and config.reference.model_name is None):
         yield "reference=cached (now online: a second model)"
     yield (
         f"a lower policy.max_total_sequence_length (now {longest}"

@@ -10,7 +10,8 @@ from torch import nn
 
 from schemas.errors import UsageError
 from schemas.terminal import counted, progress
-from trainer.config.sections import PolicySection, TrainConfig
+from trainer.config.policy import PolicySection
+from trainer.config.sections import TrainConfig
 from trainer.data.plan import ResponseRef, Step
 from trainer.data.tokenize import TokenizedPairs
 from trainer.model.attention import Backend, choose_attention
@@ -145,10 +146,10 @@ def _own_reference(
 ) -> Reference | None:
     """Make a reference that is not simply the start policy's log-probs; None where it is."""
     options = config.reference
-    if options.mode == "none":
+    if config.reference_mode == "none":
         return NoReference()
     if options.model_name is None:
-        if options.mode == "cached":
+        if config.reference_mode == "cached":
             return None
         if is_lora(scorer.model):
             return OnlineReference(_InPrecision(scorer, accelerator))
@@ -156,7 +157,7 @@ def _own_reference(
     model, _ = load_policy(options.model_name)
     attention = choose_attention(model, config.policy.attention, accelerator.device)
     other = ResponseScorer(model, attention).to(accelerator.device)
-    if options.mode == "online":
+    if config.reference_mode == "online":
         return _frozen(other, accelerator)
     packer = Packer(data.groups, attention.layout, config.policy.row_tokens)
     cache = _cache(config, accelerator, other)

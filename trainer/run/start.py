@@ -1,7 +1,8 @@
 """What a run begins with: Accelerate in the wanted precision, and the pairs as tokenised groups."""
 
 import os
-from pathlib import Path
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from accelerate.utils import set_seed
 from schemas.errors import DpoError, UsageError
 from schemas.preference import iter_pairs
 from schemas.terminal import progress
+from trainer.config.data import DatasetSection
 from trainer.config.sections import TrainConfig
 from trainer.data.groups import PreferenceGroup, group_pairs
 from trainer.data.plan import Step, plan_steps
@@ -46,16 +48,17 @@ def with_precision(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"policy": policy})
 
 
-def load_groups(path: Path, *, shown: bool) -> list[PreferenceGroup]:
-    """Read the pairs and gather them by prompt.
+def load_groups(datasets: Sequence[DatasetSection], *, shown: bool) -> list[PreferenceGroup]:
+    """Read the pairs of some data sets and gather them by prompt.
 
     Raises:
         InputError: the file can't be read, or holds what are no pairs.
         DpoError: it has no rows.
     """
-    total = path.stat().st_size if path.is_file() else None  # of stdin nobody knows
+    paths = [each.data_path for each in datasets if each.data_path is not None]
+    total = sum(path.stat().st_size for path in paths) if all(path.is_file() for path in paths) else None
     with progress("reading", total=total, unit="bytes", shown=shown) as advance:
-        return group_pairs(iter_pairs(path, advance))
+        return group_pairs(chain.from_iterable(iter_pairs(path, advance) for path in paths))
 
 
 def tokenize(
