@@ -1,9 +1,10 @@
 """The `dpo` command: parses, calls one function of a stage, prints.
 
-The commands of the data half lie in pipeline/commands.py.
+The commands of the data half lie in pipeline/commands.py, those of the trainer in trainer/commands.py and
+trainer/export_command.py.
 
 Data and JSON go to stdout, everything for people to stderr. Each command imports its stage when it runs, so that
-`dpo --help` starts fast and no command but `train` ever imports torch.
+`dpo --help` starts fast and no command but `train` and `export` ever imports torch.
 """
 
 import contextlib
@@ -20,14 +21,18 @@ import typer
 
 from pipeline.commands import AsJson, collect_pairs_command, inspect_command
 from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
+from trainer.commands import config_app, train_command
+from trainer.export_command import export_command
 
 if TYPE_CHECKING:
     from schemas.validation import FileReport
-    from trainer.run.dry_run import DryRun
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 MAX_FINDINGS = 20
+
+Schema = Literal["rollout", "binary", "preference", "trl", "train-config"]
+SCHEMAS: dict[Schema, str] = {"binary": "binary_preference", "train-config": "train_config"}
 
 app = typer.Typer(
     name="dpo",
@@ -156,71 +161,24 @@ def validate_command(
         raise typer.Exit(1)
 
 
-@app.command("train")
-def train_command(
-    pairs: Annotated[Path, typer.Argument(help="Preference pairs (JSONL) to train on.", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="key=value", help="Settings, such as dpo.seed=7; docs/training.md lists all."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Policy to start from: a folder or a hub name. Same as policy.model_name=."),
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="New folder for the run.", show_default="runs/<time>")
-    ] = None,
-    self_check: Annotated[
-        bool | None,
-        typer.Option(
-            "--self-check/--no-self-check",
-            help="Compute part of the first row in the model's own way too, and stop where the log-probs differ. "
-            "Same as policy.self_check=.",
-            show_default="self-check",
-        ),
-    ] = None,
-    dry: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Only say what would happen: pairs, steps, rows, attention, memory. Loads no weights, writes nothing.",
-        ),
-    ] = False,
-    as_json: AsJson = False,
+app.command("train")(train_command)
+app.command("export")(export_command)
+
+
+@app.command("schema")
+def schema_command(
+    kind: Annotated[Schema, typer.Argument(help="Which rows, or train-config: what --config holds.")],
 ) -> None:
-    """Train a policy with DPO on preference pairs.
+    """Print the JSON Schema of rollouts, of preference pairs in each form, or of the configuration of dpo train.
 
-    Prints the folder of the trained policy on stdout. Also runs under accelerate launch and torchrun.
-    Example: dpo train dpo_train.jsonl --model data/samples/policy dpo.max_num_epochs=2
+    Example: dpo schema train-config > train_config.schema.json
     """
-    from trainer.config.preflight import preflight
-    from trainer.config.settings import resolve
+    from importlib.resources import files
 
-    config = resolve(overrides or [], train_data_path=pairs, model_name=model, output_dir=output, self_check=self_check)
-    preflight(config)
-    try:
-        from trainer.run.dry_run import dry_run
-        from trainer.run.loop import train
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
-            "or uv run --extra train dpo train"
-        ) from error
-    if dry:
-        _show_plan(dry_run(config), as_json=as_json)
-        return
-    result = train(config)
-    if result is not None:
-        typer.echo(json.dumps(result.as_dict()) if as_json else str(result.policy_dir))
+    typer.echo((files("schemas") / f"{SCHEMAS.get(kind, kind)}.schema.json").read_text(encoding="utf-8"), nl=False)
 
 
-def _show_plan(plan: "DryRun | None", *, as_json: bool) -> None:
-    if plan is None:  # on every process but the main one
-        return
-    if as_json:
-        typer.echo(json.dumps(plan.as_dict()))
-    else:
-        plan.show()
+app.add_typer(config_app)
 
 
 def _total_bytes(paths: list[Path]) -> int:

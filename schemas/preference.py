@@ -10,8 +10,9 @@ import msgspec
 
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, InputError
+from schemas.forms import DEFAULT_KEYS, Form, PairKeys, form_of, kind_of
 from schemas.lines import LineError, decode_strict
-from schemas.rows import read_rows
+from schemas.rows import NumberedRow, read_rows
 from schemas.terminal import bare_excerpt, path_text
 from schemas.validation import Kind, detect_kind, row_findings
 
@@ -65,40 +66,60 @@ def read_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None)
 
 
 def iter_pairs(path: Path, advance: Callable[[int], None] = lambda amount: None) -> Iterator[PreferencePair]:
-    """Yield the pairs of a file of BinaryPreference, Preference or TRL rows, each checked against its schema.
+    """Yield the pairs of a file, whose form is told by the keys of its first row; see `pairs_of_rows`."""
+    return pairs_of_rows(read_rows(path, advance), shown=path_text(path))
 
-    A row that is no pair is passed over and counted, and the count is raised at the end: only who has taken the last
-    pair knows that the file is sound.
+
+def pairs_of_rows(
+    rows: Iterable[NumberedRow],
+    *,
+    shown: str,
+    form: Form | None = None,
+    keys: PairKeys = DEFAULT_KEYS,
+    dataset: int = 0,
+    is_file: bool = True,
+    count_tie: Callable[[], None] = lambda: None,
+) -> Iterator[PreferencePair]:
+    """Yield the pairs of numbered rows, each checked against its schema.
+
+    `shown` is what the source is called in messages; `is_file` says whether other commands can read it too. `form` and
+    `keys` are those of schemas/forms.py, `count_tie` is called for each row in which neither response is the better
+    one. A row that is no pair is passed over and counted,
+    and the count is raised at the end: only who has taken the last pair knows that the rows are sound.
 
     Raises:
-        InputError: the file can't be read, or a row is no preference pair; the first is named.
-        DpoError: the file has no rows.
+        InputError: the rows can't be read, or a row is no preference pair; the first is named.
+        DpoError: there are no rows, or ties alone.
     """
-    shown = path_text(path)
     first_problem = ""
-    num_pairs = num_bad_rows = 0
-    kind: Kind | None = None
-    for number, row in read_rows(path, advance):
+    num_pairs = num_bad_rows = num_ties = 0
+    for number, row in rows:
         try:
             if isinstance(row, LineError):
                 raise row
-            kind = kind or detect_kind(row)
-            if kind is Kind.ROLLOUT:
+            form = form or form_of(row, keys)
+            if form is None and detect_kind(row) is Kind.ROLLOUT:
                 raise InputError(f"{shown}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {shown}")
-            pair = _pair(row, kind, source=f"{shown}:{number}")
+            pair = _pair(row, form, source=f"{shown}:{number}", dataset=dataset)
         except LineError as error:
             num_bad_rows += 1
             first_problem = first_problem or f"{shown}:{number}: {error}"
         else:
-            num_pairs += 1
-            yield pair
+            if pair is None:
+                num_ties += 1
+                count_tie()
+            else:
+                num_pairs += 1
+                yield pair
+    num_rows = num_bad_rows + num_pairs + num_ties
     if num_bad_rows:
-        raise InputError(
-            f"{first_problem}; {num_bad_rows} of {num_bad_rows + num_pairs} rows are no preference pairs, "
-            f"see each with: dpo validate {shown}"
-        )
-    if not num_pairs:
+        can_validate = is_file and (form is None or form.is_own)
+        remedy = f", see each with: dpo validate {shown}" if can_validate else ""
+        raise InputError(f"{first_problem}; {num_bad_rows} of {num_rows} rows are no preference pairs{remedy}")
+    if not num_rows:
         raise DpoError(f"{shown}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}")
+    if not num_pairs:
+        raise DpoError(f"{shown}: no pairs: in all {num_rows:,} rows neither response is the better one")
 
 
 def is_policys(message: Message) -> bool:
@@ -118,12 +139,18 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
             stream.write(encoder.encode(row) + b"\n")
 
 
-def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
+def _pair(row: object, form: Form | None, *, source: str, dataset: int) -> PreferencePair | None:
+    """Make a pair of a row; None where neither response is the better one."""
+    if form is not None and isinstance(row, dict):
+        row = form.convert(row)
+        if row is None:
+            return None
+    kind = None if form is None else kind_of(row, form)
     for pointer, got, expected in row_findings(row, kind):
-        raise LineError(f"{pointer or '(row)'}: got {got}, expected {expected}")
+        raise LineError(f"{_in_words_of(form, pointer) or '(row)'}: got {got}, expected {expected}")
     assert isinstance(row, dict)
     if kind is Kind.PREFERENCE:
-        return _from_ranked(row, source)
+        return _from_ranked(row, source, dataset)
     prompt = row["prompt"]
     return PreferencePair(
         prompt=(Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt),
@@ -139,10 +166,11 @@ def _pair(row: object, kind: Kind | None, *, source: str) -> PreferencePair:
         chosen_sampled=_sampled(row, "/chosen_token_ids", "/chosen_loss_mask"),
         rejected_sampled=_sampled(row, "/rejected_token_ids", "/rejected_loss_mask"),
         environment=_environment(row),
+        dataset=dataset,
     )
 
 
-def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
+def _from_ranked(row: dict[str, Any], source: str, dataset: int) -> PreferencePair:
     places = sorted((0, 1), key=lambda place: row["completions"][place]["rank"])
     better, worse = (row["completions"][place] for place in places)
     chosen_sampled, rejected_sampled = (
@@ -163,7 +191,16 @@ def _from_ranked(row: dict[str, Any], source: str) -> PreferencePair:
         chosen_sampled=chosen_sampled,
         rejected_sampled=rejected_sampled,
         environment=_environment(row),
+        dataset=dataset,
     )
+
+
+def _in_words_of(form: Form | None, pointer: str) -> str:
+    """Name a key as the row does."""
+    head, slash, rest = pointer[1:].partition("/")
+    if form is None or head not in DEFAULT_KEYS:
+        return pointer
+    return f"/{form.keys[DEFAULT_KEYS.index(head)]}{slash}{rest}"
 
 
 def _completion(completion: str | list[Message]) -> tuple[Message, ...]:

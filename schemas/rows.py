@@ -1,25 +1,55 @@
-"""The rows of a file, whatever its packing: JSONL line by line, Parquet row by row."""
+"""The rows of a file, whatever its packing: JSONL line by line, a JSON array, or a table (schemas/tables.py)."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from schemas.errors import InputError
-from schemas.lines import LineError, decode_strict, read_lines
-from schemas.terminal import path_text, printable
+from schemas.lines import JSON_WHITESPACE, LineError, decode_strict, read_lines, without_margin
+from schemas.streams import as_url, open_stream, place_text
+from schemas.tables import arrow_rows, csv_rows, folder_rows, parquet_rows
+
+PACKED_SUFFIXES = (".gz", ".zst")
+DATA_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".csv", ".txt", *PACKED_SUFFIXES})
+
+WHOLE_FILES = (".parquet", ".arrow")
+"""Packings that are not read as a stream."""
+
+NumberedRow = tuple[int, object | LineError]
+"""A row or what is wrong with it, with its line (JSONL) or its place in the file, counted from 1."""
 
 
-def read_rows(
-    path: Path, advance: Callable[[int], None] = lambda amount: None
-) -> Iterator[tuple[int, object | LineError]]:
+def read_rows(path: Path, advance: Callable[[int], None] = lambda amount: None) -> Iterator[NumberedRow]:
     """Yield each row with its number (the line in JSONL), or what is wrong with its line.
 
     Raises:
         InputError: the file can't be read.
     """
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path, advance)
-        return
+    suffix = packing(path)
+    if suffix in WHOLE_FILES and as_url(path):
+        raise InputError(f"{place_text(path)}: {suffix[1:].capitalize()} is not read by URL; fetch the file first")
+    if path.is_dir():
+        yield from folder_rows(path, advance)
+    elif suffix == ".parquet":
+        yield from parquet_rows(path, advance)
+    elif suffix == ".arrow":
+        yield from arrow_rows(path, advance)
+    elif suffix == ".csv":
+        yield from csv_rows(path, advance)
+    elif suffix == ".json" and _is_array(path):
+        yield from _array_rows(path, advance)
+    else:
+        yield from _line_rows(path, advance)
+
+
+def packing(path: Path) -> str:
+    """Give the suffix that tells how a file is packed, whether it is compressed or not."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    while suffixes and suffixes[-1] in PACKED_SUFFIXES:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _line_rows(path: Path, advance: Callable[[int], None]) -> Iterator[NumberedRow]:
     for line in read_lines(path, advance):
         try:
             yield line.number, decode_strict(line.content)
@@ -27,27 +57,24 @@ def read_rows(
             yield line.number, error
 
 
-def _parquet_rows(path: Path, advance: Callable[[int], None]) -> Iterator[tuple[int, object]]:
-    from pyarrow import ArrowException, parquet
+def _is_array(path: Path) -> bool:
+    """Tell a file of one array from one of an object on each line, which often has the same suffix."""
+    with open_stream(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if content := without_margin(line, number):
+                return content.startswith(b"[")
+    return False
 
+
+def _array_rows(path: Path, advance: Callable[[int], None]) -> Iterator[NumberedRow]:
+    with open_stream(path) as stream:
+        content = stream.read()
+    advance(len(content))
     try:
-        number = 0
-        with parquet.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                for row in file.read_row_group(group).to_pylist():
-                    number += 1
-                    yield number, _without_nulls(row)
-                advance(file.metadata.row_group(group).total_byte_size)
-    except FileNotFoundError:
-        raise InputError(f"{path_text(path)}: no such file") from None
-    except (OSError, ArrowException) as error:
-        raise InputError(f"{path_text(path)}: can't be read as Parquet: {printable(str(error))}") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    """Leave out the keys that a row has only because another row has them."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
-    if isinstance(value, list):
-        return [_without_nulls(inner) for inner in value]
-    return value
+        rows = decode_strict(without_margin(content, 1).strip(JSON_WHITESPACE))
+    except LineError as error:
+        raise InputError(
+            f"{place_text(path)}: begins with [, and is no JSON array: {error}; one object on each line needs no ["
+        ) from None
+    assert isinstance(rows, list)
+    yield from enumerate(rows, start=1)

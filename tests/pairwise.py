@@ -16,12 +16,13 @@ from trainer.config.settings import resolve
 from trainer.data.groups import GroupPair
 from trainer.data.plan import PairRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.loss.objective import objective_of
 from trainer.model.attention import choose_attention
 from trainer.model.packing import Packer
 from trainer.model.reference import OnlineReference
 from trainer.model.scorer import ResponseScorer
-from trainer.run.step import Training
 from trainer.run.throughput import flop_counter
+from trainer.run.training import Training
 
 BETA = 0.3
 CPU = torch.device("cpu")
@@ -127,6 +128,7 @@ def training_of(
         config=config,
         accelerator=Accelerator(cpu=True),
         scorer=scorer,
+        objective=objective_of(config, groups),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.ConstantLR(optimizer),
         packer=Packer(groups, scorer.attention.layout, config.policy.row_tokens),

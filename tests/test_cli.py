@@ -276,12 +276,25 @@ def test_validate_json_is_alone_on_stdout(dpo, files):
     ]
 
 
-@pytest.mark.parametrize("command", ["collect-pairs", "inspect", "validate", "train"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "collect-pairs",
+        "inspect",
+        "validate",
+        "train",
+        "export",
+        "schema",
+        "config show",
+        "config list",
+        "config import",
+    ],
+)
 def test_the_help_of_each_command_has_an_example(dpo, command):
-    run = dpo(command, "--help")
+    run = dpo(*command.split(), "--help")
     assert (run.returncode, run.stderr) == (0, "")
     assert f"Example: dpo {command} " in " ".join(run.stdout.split())
-    assert dpo(command, "-h").stdout == run.stdout
+    assert dpo(*command.split(), "-h").stdout == run.stdout
 
 
 def test_the_help_names_commands_and_exit_codes(dpo):
@@ -292,7 +305,7 @@ def test_the_help_names_commands_and_exit_codes(dpo):
         for line in run.stdout.split("Commands")[1].split("\n")
         if line.startswith("│ ") and line[2] != " "
     ]
-    assert commands == ["collect-pairs", "inspect", "validate", "train"]
+    assert commands == ["collect-pairs", "inspect", "validate", "train", "export", "schema", "config"]
     for word in ("collect-pairs", "inspect", "validate", "train", "Exit codes", "--version"):
         assert word in run.stdout
 
@@ -330,6 +343,43 @@ def test_the_options_of_a_collection(dpo):
         "--scratch",
         "--token-ids",
     }
+
+
+def test_the_options_of_training(dpo):
+    """Settings are declared elsewhere; these are the short forms of the usual ones, and they stay few."""
+    words = dpo("train", "--help", COLUMNS="200").stdout.split()
+    assert {word for word in words if word.startswith("--")} == {
+        "--config",
+        "--output",
+        "--model",
+        "--validation",
+        "--loss",
+        "--beta",
+        "--lr",
+        "--epochs",
+        "--max-steps",
+        "--batch-size",
+        "--max-length",
+        "--self-check",
+        "--no-self-check",
+        "--dry-run",
+        "--json",
+        "--help",
+    }
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["config", "--help"], ["schema", "trl"]])
+def test_help_and_schemas_load_nothing_of_a_stage(arguments):
+    script = (
+        "import sys; sys.argv = ['dpo', *sys.argv[1:]]\n"
+        "try:\n    import cli; cli.main()\n"
+        "finally:\n"
+        "    assert not {'torch', 'yaml', 'trainer.config.sections', 'schemas.preference'} & sys.modules.keys()\n"
+        "    assert len(sys.argv) > 2 or sys.argv[1] != '--help' or 'pydantic' not in sys.modules"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_without_arguments_the_help_is_shown_and_nothing_empty_is_reported(dpo):

@@ -58,9 +58,11 @@ def launch(num_processes: int) -> tuple[str, ...]:
 
 
 OTHERWISE = {
-    f"train/{name}" for name in ("step_seconds", "pairs_per_second", "tokens_per_second", "sharing_factor")
+    f"train/{name}" for name in ("step_seconds", "pairs_per_second", "tokens_per_second", "sharing_factor", "memory_gb")
 } | {
-    "train/accuracy"  # at step 1, rounding decides it
+    *("timing/train/total_step_time", "timing/train/valid_tokens_per_sec_per_gpu"),
+    *("timing/validation-default/total_validation_time", "timing/validation/total_validation_time"),
+    *("train/accuracy", "validation-default/accuracy"),  # of the untrained policy, rounding decides it
 }
 """Metrics that the number of processes may change."""
 
@@ -74,6 +76,8 @@ SPLIT = "policy.tokens_per_microbatch=36"
         (2, ()),
         (3, (SPLIT, "data.order=pairs", "dpo.weighting=prompt")),
         (2, (SPLIT, "policy.attention=rows", "reference=online")),
+        (2, (SPLIT, 'loss.mix={"aot": 0.5, "sigmoid": 0.5}', "loss.ld_alpha=0.5")),
+        (2, (SPLIT, "loss.wpo_weighting=true")),
     ],
 )
 def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int, settings: tuple[str, ...]) -> None:
@@ -93,6 +97,32 @@ def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int,
         assert one.keys() == two.keys()
         for name in one.keys() - OTHERWISE:
             assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_validation_and_checkpoints_are_the_same_on_two_processes(folder: Path) -> None:
+    """Four steps with two checkpoints, each validated, on rows so short that pairs reach from one into another."""
+    rows = [{"prompt": f"Other {number}", "chosen": "yes" * (number % 3 + 1), "rejected": "no"} for number in range(7)]
+    write_rows(folder / "held_out.jsonl", rows)
+    settings = (
+        *("data.validation.data_path=held_out.jsonl", "checkpointing.save_period=2", "dpo.max_num_steps=5"),
+        "checkpointing.checkpoint_must_save_by=1:00:00:00",  # so that the processes agree on it in each step
+    )
+    alone = train(folder, "alone", num_processes=1, settings=settings)
+    together = train(folder, "together", *launch(2), num_processes=2, settings=(*settings, SPLIT))
+    lines = [
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (alone, together)
+    ]
+    assert [line["step"] for line in lines[0]] == [0, 1, 2, 2, 3, 4, 4, 5, 5]
+    for one, two in zip(*lines, strict=True):
+        assert one.keys() == two.keys()
+        for name in one.keys() - OTHERWISE:
+            assert one[name] == pytest.approx(two[name], rel=1e-4, abs=1e-5), name
+    for step in (2, 4):
+        path = f"checkpoints/step_{step}/policy/model.safetensors"
+        expected, found = load_file(alone / path), load_file(together / path)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow

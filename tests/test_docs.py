@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 import typer
-from pydantic import BaseModel
 
 import cli
 from pipeline.attrition import MEANING, Reason
 from pipeline.settings import Strategy
 from schemas.validation import Kind, row_findings
-from trainer.config.sections import TrainConfig
+from trainer.config.listing import list_options
 
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text()
@@ -59,7 +58,10 @@ def test_the_tree_is_that_of_the_disk() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     names = [command.name for command in cli.app.registered_commands]
-    assert names == ["collect-pairs", "inspect", "validate", "train"]
+    assert names == ["collect-pairs", "inspect", "validate", "train", "export", "schema"]
+    groups = [group.typer_instance for group in cli.app.registered_groups]
+    names += [f"{group.info.name} {command.name}" for group in groups for command in group.registered_commands]
+    assert names[6:] == ["config show", "config list", "config import"]
     for name in names:
         assert f"dpo {name}" in README
 
@@ -71,18 +73,12 @@ def test_every_reason_is_documented() -> None:
 
 
 def test_every_option_is_documented_with_default_and_meaning() -> None:
-    def options(model: type[BaseModel], prefix: str = "") -> dict[str, tuple[str, str]]:
-        found = {}
-        for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                found |= options(field.annotation, f"{prefix}{name}.")
-            else:
-                found[prefix + name] = ("" if field.is_required() else f"`{field.default}`", str(field.description))
-        return found
-
-    table = TRAINING.split("## Options", 1)[1].split("\n## ", 1)[0]
-    rows = re.findall(r"^\| `([\w.]+)` \| (.*?) \| (.+) \|$", table, flags=re.MULTILINE)
-    assert {key: (default.strip(), meaning) for key, default, meaning in rows} == options(TrainConfig)
+    page = (REPOSITORY / "docs" / "configuration.md").read_text()
+    rows = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \| (.+) \| (.+) \|$", page, flags=re.MULTILINE)
+    assert {key: (default, meaning) for key, default, _, meaning in rows} == {
+        option.key: (option.default, option.meaning) for option in list_options()
+    }
+    assert "configuration.md" in TRAINING
 
 
 def test_the_sample_row_of_the_docs_is_valid() -> None:

@@ -16,7 +16,7 @@ from trainer.data.plan import PairRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
 from trainer.model.packing import Layout, Packer
 from trainer.model.policy import load_policy, load_shape
-from trainer.run.dry_run import pack_steps
+from trainer.run.dry_run import dry_run, pack_steps
 from trainer.run.memory import RowShape
 from trainer.run.throughput import Work
 
@@ -57,7 +57,11 @@ def test_the_numbers_of_a_small_file(dpo, folder: Path) -> None:
         "responses": 7,
         "prompts": 3,
         "dropped": {"too_long": 1},
+        "validation": {},
         "steps": 1,
+        "validations": 0,
+        "checkpoints": 0,
+        "disk": 107_648,  # the policy
         "processes": 1,
         "device": "cpu",
         "precision": "float32",
@@ -95,6 +99,43 @@ def test_steps_of_several_epochs(dpo, folder: Path) -> None:
     assert (plan["steps"], plan["counted_steps"]) == (9, 3)
 
 
+def test_validation_and_checkpoints_are_planned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nine steps: validated before the first, behind every fourth, behind the last, and behind each second to compare
+    the checkpoints. Of four checkpoints the best stays; with the newest and one that is being written it is three."""
+    long = {"prompt": "new", "chosen": "a" * 99, "rejected": "b"}
+    write_rows(folder / "held_out.jsonl", [ROWS[0], {"prompt": "new", "chosen": "a", "rejected": "b"}, long])
+    options = (
+        *("policy.train_global_batch_size=2", "dpo.max_num_epochs=3", "dpo.val_period=4"),
+        *("checkpointing.save_period=2", "checkpointing.keep_top_k=1"),
+        f"data.validation.data_path={folder / 'held_out.jsonl'}",
+    )
+    config = resolve(
+        [setting for setting in OPTIONS if "batch_size" not in setting] + list(options),
+        train_data_path=folder / "pairs.jsonl",
+        model_name=str(folder / "policy"),
+        output_dir=folder / "run",
+    )
+    planned = dry_run(config)
+    assert planned is not None
+    plan = planned.as_dict()
+    assert plan["validation"] == {"default": {"pairs": 2, "responses": 4, "prompts": 2, "dropped": {"too_long": 1}}}
+    counts = (plan["steps"], plan["validations"], plan["checkpoints"], plan["disk"])
+    assert counts == (9, 6, 4, 3 * 107_648)  # validated at 0, 2, 4, 6, 8 and 9, saved at 2, 4, 6 and 8
+    planned.show()
+    lines = capsys.readouterr().err.splitlines()
+    for line in (
+        "validation default: 2 pairs to 2 prompts",
+        "validation default: 1 pair dropped (33%): too_long; the longest has 122 tokens",
+        "validation default: 1 of its 2 prompts is trained on too; dpo collect-pairs --validation-fraction splits by "
+        "prompt",
+        "6 validations of the set",
+        f"4 checkpoints, every 2 steps, in {folder}/run/checkpoints; 1 with the lowest val:validation-default_loss and "
+        "the newest are kept",
+        "disk: 0.3 MB, for the policy of 0.1 MB and its checkpoints",
+    ):
+        assert line in lines
+
+
 def test_what_people_read(dpo, folder: Path) -> None:
     result = dpo("train", "pairs.jsonl", "--model", "policy", "--dry-run", *OPTIONS, cwd=folder)
     assert (result.returncode, result.stdout) == (0, "")
@@ -105,6 +146,7 @@ def test_what_people_read(dpo, folder: Path) -> None:
         "87 tokens in an epoch of 1 step, 24 of them trained on",
         "pair by pair it would be 243 tokens: 1.43 times for responses in several pairs, 1.95 times for shared prompts",
         "attention segments: the best on a CPU; prompts are shared",
+        "disk: 0.1 MB, for the policy of 0.1 MB",
         "memory of one process on cpu, estimated:",
         "dry run: nothing was trained or written",
     ):

@@ -23,7 +23,7 @@ from transformers import (
 from schemas.errors import UsageError
 from tests.architectures import HYBRID, SHARING, build
 from trainer.model import head
-from trainer.model.head import LogitTransform, logit_transform, plain_head, target_logps
+from trainer.model.head import LogitTransform, Measure, logit_transform, plain_head, target_logps, token_scores
 
 TRANSFORMS = {
     "plain": LogitTransform(),
@@ -99,6 +99,41 @@ class _Head(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         return target_logps(hidden, self.linear, self.targets, self.transform)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_measures_are_those_of_the_full_logits(
+    transform: LogitTransform, bias: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    """The mean of the logits and log sum p^2; neither has a gradient, and the log-probs are what they are without."""
+    hidden, linear, targets = example(dtype, bias=bias)
+    logits = transform.apply_(linear(hidden).detach().clone())
+    expected = {
+        Measure.MEAN_LOGITS: logits.mean(dim=-1),
+        Measure.LOG_SQUARES: torch.log_softmax(logits, dim=-1).exp().square().sum(dim=-1).log(),
+    }
+    for measures in ([], [Measure.MEAN_LOGITS], [Measure.LOG_SQUARES], [*Measure]):
+        logps, *found = token_scores(hidden, linear, targets, transform, measures)
+        assert torch.equal(logps, target_logps(hidden, linear, targets, transform))
+        for measure, values in zip(measures, found, strict=True):
+            assert not values.requires_grad
+            torch.testing.assert_close(values, expected[measure], rtol=tolerance, atol=tolerance)
+        inputs = [hidden, *linear.parameters()]
+        plain = gradients(target_logps(hidden, linear, targets, transform), *inputs)
+        for one, two in zip(gradients(logps, *inputs), plain, strict=True):
+            assert torch.equal(one, two)
+
+
+def test_the_mean_of_logits_keeps_its_digits_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 1000, bias=False, dtype=torch.bfloat16)
+    hidden = torch.randn(9, 64, dtype=torch.bfloat16)
+    _, found = token_scores(hidden, linear, torch.zeros(9, dtype=torch.long), LogitTransform(), [Measure.MEAN_LOGITS])
+    exact = (hidden.double() @ linear.weight.detach().double().t()).mean(dim=-1)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
 
 
 @given(num_tokens=st.integers(0, 12), words=st.integers(1, 16), tile_tokens=st.integers(1, 14), tile=st.integers(1, 18))

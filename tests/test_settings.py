@@ -1,14 +1,20 @@
 """The configuration of a run: from the command line to values, every error at once, each option read."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 
 from schemas.errors import UsageError
+from trainer.config.keys import options
 from trainer.config.sections import TrainConfig
-from trainer.config.settings import option_keys, resolve
+from trainer.config.settings import resolve
 
 REPOSITORY = Path(__file__).parents[1]
+CHECKS = {"preflight.py", "environment.py"}
+"""What of trainer/config acts on options."""
+DECLARATIONS = ("data.py", "loss.py", "policy.py", "records.py", "sections.py")
 
 
 def config_of(*overrides: str) -> TrainConfig:
@@ -33,6 +39,34 @@ def test_defaults() -> None:
         ("dpo.max_num_steps=null", "dpo.max_num_steps", None),
         ("policy.scheduler.name=cosine", "policy.scheduler.name", "cosine"),
         ("policy.max_grad_norm=null", "policy.max_grad_norm", None),
+        ("policy.max_grad_norm=None", "policy.max_grad_norm", None),
+        ("+dpo.seed=7", "dpo.seed", 7),
+        ("++dpo.seed=7", "dpo.seed", 7),
+        ("dpo.val_at_end=False", "dpo.val_at_end", False),
+        ("policy.optimizer.betas=[0.8,0.9]", "policy.optimizer.betas", (0.8, 0.9)),
+        ('loss.mix={"sigmoid": 1, "nca": 0.5}', "loss.mix", {"sigmoid": 1.0, "nca": 0.5}),
+        ("loss.mix={sigmoid: 1, nca: 0.5}", "loss.mix", {"sigmoid": 1.0, "nca": 0.5}),
+        ("loss.mix.nca=0.5", "loss.mix", {"nca": 0.5}),
+        (
+            'policy.tokenizer.chat_template_kwargs={"enable_thinking":false}',
+            "policy.tokenizer.chat_template_kwargs",
+            {"enable_thinking": False},
+        ),
+        (
+            "policy.tokenizer.chat_template_kwargs.enable_thinking=false",
+            "policy.tokenizer.chat_template_kwargs",
+            {"enable_thinking": False},
+        ),
+        ("policy.tokenizer.chat_template=null", "policy.tokenizer.chat_template", None),
+        ("policy.tokenizer.chat_template=None", "policy.tokenizer.chat_template", None),
+        ("policy.tokenizer.chat_template={{ x }}", "policy.tokenizer.chat_template", "{{ x }}"),
+        ('logger.wandb.name="dpo-dev-8-gpu"', "logger.wandb.name", "dpo-dev-8-gpu"),
+        ("logger.wandb.name=[a]", "logger.wandb.name", "[a]"),
+        ("checkpointing.checkpoint_must_save_by=1:03:45:00", "checkpointing.checkpoint_must_save_by", "1:03:45:00"),
+        ("reference=none", "reference.mode", "none"),
+        ("reference.mode=none", "reference.mode", "none"),
+        ("reference.cache_dir=null", "reference.cache_dir", None),
+        ("hub.repo_id=me/it=x", "hub.repo_id", "me/it=x"),
     ],
 )
 def test_values(override: str, key: str, value: object) -> None:
@@ -42,9 +76,49 @@ def test_values(override: str, key: str, value: object) -> None:
     assert found == value
 
 
+@pytest.mark.parametrize("text", ["[q_proj,v_proj]", '["q_proj", "v_proj"]', "['q_proj', v_proj]"])
+def test_lists_of_names(text: str) -> None:
+    config = config_of("policy.lora.rank=8", f"policy.lora.target_modules={text}")
+    assert config.policy.lora.target_modules == ("q_proj", "v_proj")
+
+
 def test_names_and_paths_are_taken_as_they_stand() -> None:
     config = resolve(["policy.model_name=123", "output_dir=2024"], train_data_path=Path("pairs.jsonl"))
     assert (config.policy.model_name, config.output_dir) == ("123", Path("2024"))
+
+
+def test_validation_sets_by_name() -> None:
+    config = config_of(
+        "data.val_data_paths.hard=h.jsonl",
+        "data.val_data_paths.v1.5=five.jsonl",
+        "data.val_data_paths.hub.data_path=org/name",
+        "data.val_data_paths.hub.split=test",
+        "data.validation=v.jsonl",
+    )
+    assert {name: (each.data_path, each.split) for name, each in config.data.validation_sets.items()} == {
+        "default": (Path("v.jsonl"), None),
+        "hard": (Path("h.jsonl"), None),
+        "v1.5": (Path("five.jsonl"), None),
+        "hub": (Path("org/name"), "test"),
+    }
+
+
+def test_pairs_may_be_told_as_a_setting() -> None:
+    assert resolve(["data.train.data_path=a.jsonl"]).data.train[0].data_path == Path("a.jsonl")
+    assert resolve(["data.train=a.jsonl", "data.train.weight=2"]).data.train[0].weight == 2
+    mixture = resolve(["data.train=[a.jsonl,{data_path: b.jsonl, weight: 2}]"]).data.train
+    assert [(each.data_path, each.weight) for each in mixture] == [(Path("a.jsonl"), 1), (Path("b.jsonl"), 2)]
+    assert resolve(["data.train.dataset_name=HelpSteer3"]).data.train[0].data_path is None
+
+
+def test_without_pairs_the_remedy_is_told() -> None:
+    with pytest.raises(UsageError, match=r"no pairs to train on: name a file of pairs, such as dpo_train\.jsonl"):
+        resolve([])
+
+
+@pytest.mark.parametrize("back", ["~dpo.seed", "~dpo.seed=7", "~dpo"])
+def test_a_setting_can_be_given_back(back: str) -> None:
+    assert config_of("dpo.seed=7", back).dpo.seed == 42
 
 
 def test_the_last_setting_wins() -> None:
@@ -57,9 +131,28 @@ def test_the_last_setting_wins() -> None:
         ("nonsense", "'nonsense': not of the form key=value"),
         ("=3", "'=3': not of the form key=value"),
         ("dpo.sed=4", "dpo.sed: no such setting; did you mean dpo.seed?"),
-        ("beta=0.1", "beta: no such setting; did you mean dpo.reference_policy_kl_penalty?"),
+        ("~dpo.sed", "~dpo.sed: no such setting; did you mean dpo.seed?"),
+        ("~", "'~': not of the form key=value"),
+        ("++=3", "'++=3': not of the form key=value"),
+        ("beta=0.1", "beta: is dpo.reference_policy_kl_penalty here"),
         ("dpo.beta=0.1", "dpo.beta: no such setting; did you mean dpo.reference_policy_kl_penalty?"),
-        ("lr=1", "lr: no such setting; did you mean policy.optimizer.lr?"),
+        ("lr=1", "lr: is policy.optimizer.lr here"),
+        ("policy.lr=1", "policy.lr: no such setting; did you mean policy.optimizer.lr?"),
+        ("zzzz=1", "zzzz: no such setting"),
+        ("loss.name=dpoo", "loss.name='dpoo': Input should be 'sigmoid'"),
+        ("loss.mix.dpoo=1", "loss.mix.dpoo='dpoo': Input should be 'sigmoid'"),
+        ("loss.mix=3", "loss.mix=3: Input should be a valid dictionary"),
+        ("loss.mix=[a", "loss.mix='[a': Input should be a valid dictionary"),
+        ("data=x", "data: is a section; set one of its keys, data.KEY="),
+        ("data.train.data_path=x", "data.train.data_path: given as an option and as data.train.data_path=; give one"),
+        ("data.train=x", "data.train: given as an option and as data.train=; give one"),
+        ("data.train.promptkey=x", "data.train.promptkey: no such setting; did you mean data.train.prompt_key?"),
+        ("data.train.5.weight=2", "data.train.5.weight: no such setting; data.train has 1 set, numbered from 0"),
+        ("data.val_data_paths.a b=x", "data.val_data_paths.a b='a b': String should match pattern"),
+        (
+            "checkpointing.metric_name=val:loss",
+            "checkpointing.metric_name=val:validation-default_loss needs a validation",
+        ),
         ("policy.optimizer.lr=-1", "policy.optimizer.lr=-1: Input should be greater than 0"),
         ("policy.optimizer.lr=nan", "policy.optimizer.lr='nan'"),
         ("policy.optimizer.lr=Infinity", "policy.optimizer.lr=inf: Input should be a finite number"),
@@ -83,8 +176,10 @@ def test_each_error_names_key_value_and_remedy(override: str, message: str) -> N
 
 def test_all_errors_are_told_at_once() -> None:
     with pytest.raises(UsageError) as caught:
-        config_of("dpo.sed=4", "policy.optimizer.lr=-1", "foo", "dpo.seed=1", "dpo.seed.x=1")
-    assert len(str(caught.value).splitlines()) == 5
+        config_of(
+            "dpo.sed=4", "policy.optimizer.lr=-1", "foo", "dpo.seed=1", "dpo.seed.x=1", "loss_fn.sft_loss_weight=1"
+        )
+    assert len(str(caught.value).splitlines()) == 6
 
 
 def test_the_configuration_does_not_change() -> None:
@@ -92,12 +187,40 @@ def test_the_configuration_does_not_change() -> None:
         config_of().dpo.seed = 3  # type: ignore[misc]
 
 
+def attributes_read(source: str) -> set[str]:
+    """Name the attributes that code reads, as patterns; what stands in comments and texts does not count."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        if (
+            isinstance(node, ast.Call)
+            and ast.unparse(node.func) == "getattr"
+            and isinstance(node.args[1], ast.JoinedStr)
+        ):
+            parts = node.args[1].values  # getattr(self, f"{name}_enabled")
+            found.add("".join(str(part.value) if isinstance(part, ast.Constant) else r"\w+" for part in parts))
+    return found
+
+
 def test_every_option_has_a_meaning_and_is_read() -> None:
     trainer = REPOSITORY / "trainer"
-    source = "".join(path.read_text() for path in trainer.rglob("*.py") if path.parent.name != "config")
-    for key in option_keys():
+    read: set[str] = set()
+    for path in trainer.rglob("*.py"):
+        if path.parent.name != "config" or path.name in CHECKS:
+            read |= attributes_read(path.read_text())
+    derived = [  # what the declarations make of options, with these
+        (function.name, attributes_read(ast.unparse(function)))
+        for name in DECLARATIONS
+        for function in ast.walk(ast.parse((trainer / "config" / name).read_text()))
+        if isinstance(function, ast.FunctionDef) and not function.name.startswith("_")
+    ]
+    for _ in derived:  # one may be made of another
+        read = read.union(*(made_of for name, made_of in derived if name in read))
+    for key, field in options():
+        assert field.description, f"{key} has no meaning"
         name = key.rpartition(".")[2]
-        assert f".{name}" in source, f"{key} is declared and never read"
+        assert any(re.fullmatch(pattern, name) for pattern in read), f"{key} is declared and never read"
 
 
 def test_the_resolved_configuration_survives_json() -> None:

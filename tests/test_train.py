@@ -176,6 +176,67 @@ def test_the_log_tells_what_sharing_saves(pairs_file: Path, policy_folder: Path,
     assert metrics_of(tmp_path / "b")[0]["train/sharing_factor"] == 1.0
 
 
+def test_a_line_says_how_far_the_run_is(pairs_file: Path, policy_folder: Path, tmp_path: Path) -> None:
+    """Three steps of eight pairs an epoch, each pair with two responses of 6 to 12 trained tokens."""
+    result = run(pairs_file, policy_folder, tmp_path / "run", "dpo.max_num_epochs=2")
+    lines = metrics_of(tmp_path / "run")
+    assert [line["train/consumed_samples"] for line in lines] == [8, 16, 24, 32, 40, 48]
+    assert sum(line["train/global_valid_toks"] for line in lines) == 2 * sum(
+        6 + len(str(row["rejected"])) + 1 for row in ROWS
+    )
+    peaks = [line["train/memory_gb"] for line in lines]
+    assert 0.05 < peaks[0] <= peaks[-1] < 100
+    for line in lines:
+        seconds = line["timing/train/total_step_time"]
+        assert seconds >= line["train/step_seconds"]
+        speed = line["train/global_valid_toks"] / seconds
+        assert line["timing/train/valid_tokens_per_sec_per_gpu"] == pytest.approx(speed)
+    assert result.finished
+    assert (result.validation, result.best) == ({}, None)
+    assert result.metrics["consumed_samples"] == 48
+
+
+def test_what_listens_to_a_run_is_told(
+    pairs_file: Path, policy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers, the model card, the hub: each has its own tests, here they are called, and in time."""
+    published: list[tuple[Path, str, bool]] = []
+
+    def push(folder: Path, repo_id: str, *, private: bool) -> str:
+        assert (folder / "README.md").exists()
+        published.append((folder, repo_id, private))
+        return "https://hub/me/mine"
+
+    monkeypatch.setattr("trainer.run.loop.push", push)
+    told: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        "trainer.run.trackers.Trackers.log", lambda trackers, line, step: told.append((step, "train/loss" in line))
+    )
+    held_out = f"data.validation.data_path={pairs_file}"
+    always = ("dpo.max_num_epochs=2", "logger.num_val_samples_to_print=2", "logger.sample_max_new_tokens=4")
+    result = run(
+        *(pairs_file, policy_folder, tmp_path / "run", held_out, *always),
+        *("dpo.val_period=3", "checkpointing.save_period=4", "hub.repo_id=me/mine", "hub.private=false"),
+    )
+    samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    assert [sample["step"] for sample in samples] == [0, 0, 3, 3, 4, 4, 6, 6]
+    assert told == [
+        (0, False),
+        (1, True),
+        (2, True),
+        (3, True),
+        (3, False),
+        (4, True),
+        (4, False),
+        (5, True),
+        (6, True),
+        (6, False),
+    ]
+    assert published == [(result.policy_dir, "me/mine", False)]
+    for folder in (result.policy_dir, tmp_path / "run" / "checkpoints" / "step_4" / "policy"):
+        assert "## Metrics" in (folder / "README.md").read_text()
+
+
 @pytest.mark.parametrize("backend", ["segments", "dense", "rows"])
 def test_the_report_names_the_back_end(
     pairs_file: Path, policy_folder: Path, tmp_path: Path, backend: str, capsys: pytest.CaptureFixture[str]
@@ -404,7 +465,7 @@ def test_missing_weights_are_refused(pairs_file: Path, tmp_path: Path) -> None:
 
 def test_a_tokenizer_of_another_model_is_refused(pairs_file: Path, tmp_path: Path) -> None:
     folder = save_tiny_policy(tmp_path / "small", vocab_size=100, eos_token_id=1, pad_token_id=2)
-    with pytest.raises(UsageError, match="its tokenizer has 259 tokens, the model 100"):
+    with pytest.raises(UsageError, match="has 259 tokens, the model 100"):
         run(pairs_file, folder, tmp_path / "run")
 
 

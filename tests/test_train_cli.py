@@ -8,9 +8,15 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+import cli
+from schemas.errors import DpoError, UsageError
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
+from trainer.config.preflight import refuse_wrong_number_of_processes
+from trainer.config.sections import TrainConfig
+from trainer.config.settings import resolve
 
 ROWS = [{"prompt": "Q", "chosen": f"yes {number}", "rejected": "no"} for number in range(3)]
 QUICK = ("policy.train_micro_batch_size=4", "policy.train_global_batch_size=4")
@@ -31,6 +37,9 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "rollouts.jsonl").write_text(
         '{"responses_create_params": {"input": "Q"}, "response": {"output": []}}\n'
     )
+    (tmp_path / "more=pairs.jsonl").write_text((tmp_path / "pairs.jsonl").read_text())
+    (tmp_path / "run.yaml").write_text("policy: {model_name: policy, optimizer: {lr: 1e-4}}\n")
+    (tmp_path / "old.yaml").write_text("loss_fn: {sft_loss_weight: 1}\npolicy: {model_name: policy}\n")
     (tmp_path / "no_model").mkdir()
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "metrics.jsonl").touch()
@@ -40,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 MISUSES = [
     # arguments, exit code, what the message says
     (["missing.jsonl", "--model", "policy"], 3, "missing.jsonl: no such file"),
-    (["policy", "--model", "policy"], 3, "policy: is a directory; name a file in it"),
+    (["policy", "--model", "policy"], 3, "data set policy: can't be loaded: "),
     (["empty.jsonl", "--model", "policy"], 1, "empty.jsonl: has no rows; make pairs with: dpo collect-pairs"),
     (["broken.jsonl", "--model", "policy"], 3, "broken.jsonl:2: Input data was truncated"),
     (
@@ -79,7 +88,23 @@ MISUSES = [
     (["pairs.jsonl", "--model", "a b"], 3, "model a b: no such folder, and the hub can't be asked"),
     (["x" * 300, "--model", "policy"], 3, "File name too long"),
     (["pairs.jsonl", "--model", "policy", "dpo.seed=" + "[" * 20_000], 2, "dpo.seed="),
-    ([], 2, "Missing argument 'pairs'"),
+    ([], 2, "no pairs to train on: name a file of pairs, such as dpo_train.jsonl"),
+    (["pairs.jsonl", "--epochs", "x"], 2, "Invalid value for '--epochs': Input should be a valid integer"),
+    (["pairs.jsonl", "cluster.gpus_per_node=8"], 2, "expected 8 processes, got 1; start it with: torchrun"),
+    (["pairs.jsonl", "-c", "old.yaml"], 2, "wrong settings:"),
+]
+MANY_LINES = ("wrong settings:", "start it with: torchrun")
+MISCONFIGURATIONS = [
+    (["--config", "none.yaml"], 3, "none.yaml: no such file; expected a YAML file of settings"),
+    (["--config", "broken.jsonl"], 2, "broken.jsonl:2: no YAML: "),
+    (["pairs.jsonl", "--config", "run.yaml", "dpo.seed=x"], 2, "dpo.seed='x': Input should be a valid integer"),
+    (["pairs.jsonl", "--lr", "-1"], 2, "policy.optimizer.lr=-1.0: Input should be greater than 0"),
+    (["pairs.jsonl", "--loss", "dpoo"], 2, "loss.name='dpoo': Input should be 'sigmoid'"),
+    (["pairs.jsonl", "loss_fn.sft_loss_weight=1"], 2, "loss_fn.sft_loss_weight: is dpo.sft_loss_weight here"),
+    (["pairs.jsonl", "cluster.num_nodes=2"], 2, "--nnodes 2 --node-rank RANK --master-addr HOST --nproc-per-node 1"),
+    (["pairs.jsonl", "--model", "policy", "--validation", "missing.jsonl"], 3, "missing.jsonl: no such file"),
+    (["pairs.jsonl", "--model", "policy", "data.train.prompt_file=none.txt"], 2, "none.txt"),
+    (["pairs.jsonl", "--model", "policy", "policy.tokenizer.chat_template=none.jinja"], 2, "none.jinja: no such file"),
 ]
 
 
@@ -88,12 +113,142 @@ def test_misuse(dpo, folder: Path, arguments: list[str], exit_code: int, message
     before = {path: path.stat().st_size for path in folder.rglob("*")}
     result = dpo("train", *arguments, cwd=folder, HF_HUB_OFFLINE="1", HF_HOME=str(folder.parent / "hub"))
     assert result.returncode == exit_code, result.stderr
-    (line,) = result.stderr.splitlines()
+    line, *more = result.stderr.splitlines()
     assert line.startswith("dpo: error: ")
     assert message in line
+    assert all(text.startswith("  ") for text in more)
+    assert bool(more) == any(text in line for text in MANY_LINES)
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert {path: path.stat().st_size for path in folder.rglob("*")} == before
+
+
+@pytest.fixture
+def refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Run `dpo train` in this process, for what ends before torch is loaded, and give the error."""
+    monkeypatch.chdir(folder)
+
+    def refused(*arguments: str) -> DpoError:
+        result = CliRunner().invoke(cli.app, ["train", *arguments])
+        assert isinstance(result.exception, DpoError), result.exception
+        return result.exception
+
+    return refused
+
+
+@pytest.fixture
+def told(refused, monkeypatch: pytest.MonkeyPatch):
+    """Give the configuration that a command makes; the run is cut short before it."""
+
+    class Enough(DpoError):
+        config: TrainConfig
+
+    def stop(config: TrainConfig, arguments: object) -> None:
+        error = Enough()
+        error.config = config
+        raise error
+
+    monkeypatch.setattr("trainer.config.preflight.preflight", stop)
+    return lambda *arguments: refused(*arguments).config
+
+
+@pytest.mark.parametrize(("arguments", "exit_code", "message"), MISCONFIGURATIONS, ids=lambda value: str(value)[:60])
+def test_misconfiguration(refused, arguments: list[str], exit_code: int, message: str) -> None:
+    error = refused(*arguments)
+    assert message in str(error)
+    assert error.exit_code == exit_code
+
+
+def test_everything_that_is_missing_is_told_at_once(refused) -> None:
+    error = refused("pairs.jsonl", "missing.jsonl", "--model", "./nowhere", "--validation", "gone.jsonl")
+    assert [line.split(":")[0] for line in str(error).splitlines()[1:]] == [
+        "  missing.jsonl",
+        "  gone.jsonl",
+        "  model ./nowhere",
+    ]
+
+
+def test_the_launch_line_is_that_of_the_command(folder: Path) -> None:
+    config = resolve(["cluster.gpus_per_node=2"], train_data_path=folder / "pairs.jsonl")
+    with pytest.raises(UsageError) as caught:
+        refuse_wrong_number_of_processes(config, ["train", "pairs.jsonl", "--model", "a b"])
+    torchrun, accelerate = str(caught.value).splitlines()
+    command = "-m cli train pairs.jsonl --model 'a b'"
+    assert torchrun.endswith(f"expected 2 processes, got 1; start it with: torchrun --nproc-per-node 2 {command}")
+    assert accelerate == f"  or: accelerate launch --multi_gpu --num_processes 2 {command}"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "world_size", "is_right"),
+    [
+        ([], 1, True),
+        ([], 5, True),
+        (["cluster.gpus_per_node=1"], 1, True),
+        (["cluster.gpus_per_node=4"], 4, True),
+        (["cluster.gpus_per_node=4"], 8, False),
+        (["cluster.gpus_per_node=4", "cluster.num_nodes=2"], 8, True),
+        (["cluster.num_nodes=2"], 8, True),
+        (["cluster.num_nodes=2"], 7, False),
+        (["cluster.num_nodes=2"], 1, False),
+    ],
+)
+def test_the_number_of_processes(
+    cluster: list[str], world_size: int, is_right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    config = resolve(cluster, train_data_path=Path("pairs.jsonl"))
+    if is_right:
+        refuse_wrong_number_of_processes(config)
+    else:
+        with pytest.raises(UsageError, match=f"got {world_size}; start it with: torchrun"):
+            refuse_wrong_number_of_processes(config)
+
+
+def test_a_wrong_configuration_is_told_without_torch(folder: Path) -> None:
+    script = (
+        "import sys; sys.modules['torch'] = None; sys.modules['transformers'] = None; import cli;"
+        "sys.argv = ['dpo', 'train', 'pairs.jsonl', 'dpo.sed=1']; cli.main()"
+    )
+    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "PATH": ""}
+    result = subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "dpo: error: dpo.sed: no such setting; did you mean dpo.seed?\n")
+
+
+def test_a_file_several_sets_and_short_options(told) -> None:
+    config = told("pairs.jsonl", "more=pairs.jsonl", "-c", "run.yaml", "--batch-size", "4", "++dpo.seed=3", "-o", "run")
+    assert [each.data_path for each in config.data.train] == [Path("pairs.jsonl"), Path("more=pairs.jsonl")]
+    assert (config.policy.model_name, config.policy.train_global_batch_size) == ("policy", 4)
+    assert (config.policy.optimizer.lr, config.dpo.seed, config.output_dir) == (1e-4, 3, Path("run"))
+
+
+SHORT = {
+    "--model": ("policy.model_name", "policy"),
+    "--validation": ("data.validation.data_path", "pairs.jsonl"),
+    "--loss": ("loss.name", "ipo"),
+    "--beta": ("dpo.reference_policy_kl_penalty", 0.3),
+    "--lr": ("policy.optimizer.lr", 1e-3),
+    "--epochs": ("dpo.max_num_epochs", 3),
+    "--max-steps": ("dpo.max_num_steps", 2),
+    "--batch-size": ("policy.train_global_batch_size", 7),
+    "--max-length": ("policy.max_total_sequence_length", 64),
+    "--output": ("output_dir", "there"),
+}
+
+
+def test_each_short_option_is_a_setting(told) -> None:
+    config = told("pairs.jsonl", *(text for option, (_, value) in SHORT.items() for text in (option, str(value))))
+    for key, value in SHORT.values():
+        found: object = config
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert found == (Path(value) if isinstance(found, Path) else value), key
+
+
+@pytest.mark.parametrize("option", SHORT)
+def test_an_option_given_both_ways_is_refused(refused, option: str) -> None:
+    key, value = SHORT[option]
+    error = refused("pairs.jsonl", option, str(value), f"{key}={value}")
+    assert str(error) == f"{key}: given as an option and as {key}=; give one"
 
 
 def test_the_policy_is_all_that_goes_to_stdout(dpo, folder: Path) -> None:

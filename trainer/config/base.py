@@ -9,6 +9,7 @@ LearningRate = Annotated[float, Field(gt=0.0, le=1.0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Smoothing = Annotated[float, Field(ge=0.0, lt=0.5)]
+Temperature = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Section(BaseModel):

@@ -1,5 +1,7 @@
 """`data.*`: which preference pairs, in which form, in which order."""
 
+import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -9,6 +11,15 @@ from trainer.config.base import Section, one_or_more, path_alone
 
 DEFAULT_SET = "default"
 """What the set of `data.validation` is called in metrics."""
+
+
+HUB_SETS = {
+    "HelpSteer3": "nvidia/HelpSteer3",
+    "Tulu3Preference": "allenai/llama-3.1-tulu-3-8b-preference-mixture",
+}
+"""Data sets that are known by name, and where the hub has them."""
+NAMED_SETS = (*HUB_SETS, "BinaryPreferenceDataset", "PreferenceDataset")
+_CLASS_PATH = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$")
 
 
 class DatasetSection(Section):
@@ -33,10 +44,29 @@ class DatasetSection(Section):
     prompt_file: Path | None = None
     """Text with {} in it, in which the first user message of each prompt is put."""
 
+    @property
+    def is_class(self) -> bool:
+        """Say whether the set is a class of the user's own."""
+        return self.dataset_name is not None and _CLASS_PATH.match(self.dataset_name) is not None
+
+    @property
+    def has_other_keys(self) -> bool:
+        """Say whether the keys of BinaryPreference rows are called otherwise than usual."""
+        return (self.prompt_key, self.chosen_key, self.rejected_key) != ("prompt", "chosen", "rejected")
+
     @model_validator(mode="after")
-    def _has_a_source(self) -> Self:
-        if self.data_path is None and self.dataset_name not in ("HelpSteer3", "Tulu3Preference"):
+    def _is_known_and_has_a_source(self) -> Self:
+        name = self.dataset_name
+        if name is not None and name not in NAMED_SETS and not self.is_class:
+            near = difflib.get_close_matches(name, NAMED_SETS, n=1)
+            meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMED_SETS)}, or module.Class"
+            raise ValueError(f"dataset_name={name}: no such kind of data set; {meant}")
+        if self.data_path is None and name not in HUB_SETS and not self.is_class:
             raise ValueError("no data: give data_path, or dataset_name=HelpSteer3 or Tulu3Preference")
+        if self.has_other_keys and name is not None and name != "BinaryPreferenceDataset" and not self.is_class:
+            raise ValueError(
+                f"prompt_key, chosen_key and rejected_key name keys of BinaryPreference rows, not of {name}"
+            )
         return self
 
 
@@ -47,15 +77,20 @@ class TrainDatasetSection(DatasetSection):
     """How often the set is gone through in an epoch: 2: each pair twice; 0.5: another half of them each epoch."""
 
 
+TrainSets = str | TrainDatasetSection | list[str | TrainDatasetSection]
+"""What data.train may be written as."""
+
+
 class DataSection(Section):
     """Where the pairs are, and how they are read."""
 
-    train: Annotated[tuple[TrainDatasetSection, ...], BeforeValidator(one_or_more), Field(min_length=1)]
+    train: Annotated[tuple[TrainDatasetSection, ...], BeforeValidator(one_or_more, TrainSets), Field(min_length=1)]
     """The pairs to train on: one set, or a list of them."""
-    validation: Annotated[DatasetSection, BeforeValidator(path_alone)] | None = None
+    validation: Annotated[DatasetSection, BeforeValidator(path_alone, str | DatasetSection)] | None = None
     """The pairs to validate on; in metrics the set is called default."""
     val_data_paths: dict[
-        Annotated[str, Field(pattern=r"^[\w.\-]+$")], Annotated[DatasetSection, BeforeValidator(path_alone)]
+        Annotated[str, Field(pattern=r"^[\w.\-]+$")],
+        Annotated[DatasetSection, BeforeValidator(path_alone, str | DatasetSection)],
     ] = {}
     """More sets to validate on, by name: a path, or the keys of data.validation."""
     shuffle: bool = True

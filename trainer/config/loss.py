@@ -1,10 +1,11 @@
 """`dpo.*` and `loss.*`: what training minimises, for how long, and how often it is looked at."""
 
+from collections.abc import Iterator
 from typing import Literal, Self
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from trainer.config.base import Section, Seed, Share, Smoothing
+from trainer.config.base import Section, Seed, Share, Smoothing, Temperature
 
 LossName = Literal[
     "sigmoid",
@@ -32,13 +33,31 @@ LossName = Literal[
     "mmpo",
 ]
 
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+
 REWARD_LOSSES: frozenset[LossName] = frozenset({"odpo", "reward_kl", "reward_fwd_kl", "reward_sq", "mmpo"})
 """Losses that need the rewards of both responses."""
 REFERENCE_FREE_LOSSES: frozenset[LossName] = frozenset({"simpo", "orpo"})
 """Losses that no reference goes into."""
 SMOOTHED_LOSSES: frozenset[LossName] = frozenset({"cdpo", "robust", "exo"})
 """Losses that are nothing without loss.label_smoothing."""
-MAY_BE_SMOOTHED: frozenset[LossName] = SMOOTHED_LOSSES | {"aot", "aot_unpaired"}
+WHOLE_STEP_LOSSES: frozenset[LossName] = frozenset({"aot", "aot_unpaired"})
+"""Losses that compare pairs with one another, so that a step is no sum over its pairs."""
+MAY_BE_SMOOTHED: frozenset[LossName] = SMOOTHED_LOSSES | WHOLE_STEP_LOSSES
+LENGTH_AVERAGED_LOSSES: frozenset[LossName] = frozenset({"ipo", "sigmoid_norm", "simpo", "orpo"})
+"""Losses that divide log-probs by the number of tokens whatever dpo.preference_average_log_probs says."""
+MARGIN_LOSSES: frozenset[LossName] = REWARD_LOSSES | {
+    "sigmoid",
+    "cdpo",
+    "robust",
+    "hinge",
+    "ipo",
+    "exo",
+    "discopop",
+    "sigmoid_norm",
+    "dpop",
+}
+"""Functions of the pair's margin alone: only there do a divergence and a length penalty have a meaning."""
 
 
 class DpoSection(Section):
@@ -86,7 +105,7 @@ class RewardSection(Section):
     """How the rewards of the pair file go into the losses that use them."""
 
     scale: PositiveFloat = 1.0
-    """What the difference of the rewards is multiplied by: eta of reward_*, gamma of mmpo, alpha of odpo."""
+    """Multiplies the difference of the rewards: eta of reward_*, gamma of mmpo; of odpo alpha, before its offset."""
     normalization: Literal["none", "environment", "global"] = "environment"
     """Divide rewards by their standard deviation: in their environment, over all data, or not at all."""
     offset: Literal["log", "linear"] = "log"
@@ -106,9 +125,9 @@ class LossSection(Section):
     """Margin that simpo wants between the two sides."""
     dpop_lambda: NonNegativeFloat = 50.0
     """What dpop multiplies a fall of the chosen response's log-prob by."""
-    discopop_temperature: PositiveFloat = 0.05
+    discopop_temperature: Temperature = 0.05
     """How sharply discopop goes from one of its two losses to the other."""
-    f_divergence: Literal["reverse_kl", "forward_kl", "js", "alpha"] = "reverse_kl"
+    f_divergence: Divergence = "reverse_kl"
     """The divergence between policy and reference whose derivative takes the place of the log-ratio."""
     f_alpha: Share = 0.5
     """Alpha of the divergence alpha: towards 1 reverse_kl, towards 0 forward_kl."""
@@ -138,18 +157,42 @@ class LossSection(Section):
     @property
     def needs_whole_step(self) -> bool:
         """Say whether any of the losses compares pairs with one another, so that a step is no sum over its pairs."""
-        return not self.weights.keys().isdisjoint({"aot", "aot_unpaired"})
+        return not WHOLE_STEP_LOSSES.isdisjoint(self.weights)
+
+    @property
+    def starts_at_ln_2(self) -> bool:
+        """Say whether the loss is ln 2 where the policy is the reference."""
+        return self.weights == {"sigmoid": 1.0} and not self.length_penalty and not self.wpo_weighting
+
+    @property
+    def averages_lengths(self) -> bool:
+        """Say whether all losses divide log-probs by the number of tokens of their own accord."""
+        return LENGTH_AVERAGED_LOSSES.issuperset(self.weights)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        problems = [*self._name_problems(), *self._modifier_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _name_problems(self) -> Iterator[str]:
         names = self.weights.keys()
         if self.mix and "name" in self.model_fields_set and self.name not in self.mix:
-            raise ValueError(f"name={self.name} and mix are two answers to one question; give one")
+            yield f"name={self.name} and mix are two answers to one question; give one"
         if self.label_smoothing and MAY_BE_SMOOTHED.isdisjoint(names):
-            raise ValueError(
-                f"label_smoothing has no place in {', '.join(names)}; DPO with smoothed labels is name=cdpo"
-            )
+            yield f"label_smoothing has no place in {', '.join(names)}; DPO with smoothed labels is name=cdpo"
         if not self.label_smoothing and not SMOOTHED_LOSSES.isdisjoint(names):
             needing = ", ".join(sorted(SMOOTHED_LOSSES & names))
-            raise ValueError(f"{needing} needs label_smoothing above 0, such as label_smoothing=0.1")
-        return self
+            yield f"{needing} needs label_smoothing above 0, such as label_smoothing=0.1"
+
+    def _modifier_problems(self) -> Iterator[str]:
+        names = self.weights.keys()
+        others = ", ".join(sorted(names - MARGIN_LOSSES))
+        if self.f_divergence != "reverse_kl" and others:
+            yield f"f_divergence={self.f_divergence} has a meaning only in a margin, and {others} has more than that"
+        if self.length_penalty and others:
+            yield f"length_penalty is added to a margin, and {others} has more than that"
+        if self.wpo_weighting and self.needs_whole_step:
+            whole = ", ".join(sorted(WHOLE_STEP_LOSSES & names))
+            yield f"wpo_weighting weighs pairs, and {whole} has none once it has sorted their sides"

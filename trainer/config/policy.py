@@ -6,6 +6,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from trainer.config.base import DecayRate, LearningRate, Section, Share
 
+NOT_FOR_TEMPLATES = frozenset({"conversation", "tools", "add_generation_prompt", "tokenize", "chat_template"})
+"""Arguments of apply_chat_template that are ours to say."""
+
 
 class TokenizerSection(Section):
     """The tokenizer and its chat template."""
@@ -16,6 +19,25 @@ class TokenizerSection(Section):
     """default: the tokenizer's; a .jinja file; a template; null: none, prompt and response are plain text."""
     chat_template_kwargs: dict[str, Any] = {}
     """Handed to the template, such as {"enable_thinking": false}."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Say whether prompt and response are plain text."""
+        return self.chat_template is None
+
+    @model_validator(mode="after")
+    def _has_a_template(self) -> Self:
+        template = self.chat_template
+        if template is None and self.chat_template_kwargs:
+            raise ValueError("chat_template_kwargs are for a template, and chat_template=null is none")
+        if template is not None and template != "default" and not template.endswith(".jinja") and "{" not in template:
+            raise ValueError(
+                f"chat_template={template}: is neither default, nor a .jinja file, nor a template (which has braces in "
+                "it), nor null (plain text)"
+            )
+        if taken := NOT_FOR_TEMPLATES & self.chat_template_kwargs.keys():
+            raise ValueError(f"chat_template_kwargs: {', '.join(sorted(taken))} can't be given to a template here")
+        return self
 
 
 class OptimizerSection(Section):
@@ -31,6 +53,13 @@ class OptimizerSection(Section):
     """Decay rates of the two moments."""
     eps: PositiveFloat = 1e-5
     """Added to the root of the second moment."""
+
+    @model_validator(mode="after")
+    def _has_moments(self) -> Self:
+        usual = OptimizerSection.model_fields
+        if self.name == "sgd" and (self.betas, self.eps) != (usual["betas"].default, usual["eps"].default):
+            raise ValueError("name=sgd has no moments, so no betas and eps")
+        return self
 
 
 class SchedulerSection(Section):
@@ -74,6 +103,9 @@ class LoraSection(Section):
     def _has_adapters(self) -> Self:
         if self.rank:
             return self
+        for name in ("alpha", "rank_stabilized", "target_modules", "exclude_modules"):
+            if getattr(self, name):
+                raise ValueError(f"{name} needs adapters; switch them on with rank=16")
         if self.quantization != "none":
             raise ValueError(f"quantization={self.quantization} freezes the weights; train adapters with rank=16")
         if self.save != "merged":

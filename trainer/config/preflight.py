@@ -1,47 +1,90 @@
 """What can be told to be wrong in an instant, before torch is loaded."""
 
 import os
-import stat
+import shlex
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from schemas.errors import DpoError, InputError, UsageError
-from schemas.streams import STDIN, open_stream
 from schemas.terminal import path_text
+from trainer.config.environment import check_environment
 from trainer.config.sections import TrainConfig
+from trainer.data.sources import check_dataset
+from trainer.data.template import read_template
 
 MODEL_REMEDY = "name a local folder or another hub name with --model (a reference: reference.model_name=)"
 
 
-def preflight(config: TrainConfig) -> None:
-    """Look at the paths of a run: pairs, model folder, run folder.
+def preflight(config: TrainConfig, arguments: Sequence[str] = ()) -> None:
+    """Look at what a run needs: its number of processes, its files, model, run folder, and its environment.
+
+    Args:
+        arguments: Of the command line, for the line that would start the run as it is wanted.
 
     Raises:
-        InputError: there are no pairs or no model where the configuration says.
-        UsageError: the run folder is in use.
-        DpoError: it can't be made.
+        InputError: there are no pairs, no model or no template where the configuration says; all are named.
+        UsageError: the run folder is in use, something of the environment is missing, or the launcher is the wrong one.
+        DpoError: the run folder can't be made.
     """
-    for dataset in (*config.data.train, *config.data.validation_sets.values()):
-        path = dataset.data_path
-        if path is not None and not _is_pipe(path):  # whose writer would be gone with the first reader
-            with open_stream(path):
-                pass
-    refuse_missing_folder(config.policy.model_name)
-    if config.reference.model_name is not None:
-        refuse_missing_folder(config.reference.model_name)
+    refuse_wrong_number_of_processes(config, arguments)
+    _refuse_missing_inputs(config)
     if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
         refuse_used_folder(config.output_dir)
     refuse_unwritable_folder(config.output_dir)
+    check_environment(config)
 
 
-def _is_pipe(path: Path) -> bool:
-    if path == STDIN:
-        return True
+def refuse_wrong_number_of_processes(config: TrainConfig, arguments: Sequence[str] = ()) -> None:
+    """Keep a run that is meant for many processes from running on one.
+
+    Raises:
+        UsageError: cluster.* says another number of processes than the launcher has started.
+    """
+    found = int(os.environ.get("WORLD_SIZE", "1"))
+    nodes = config.cluster.num_nodes
+    here = config.cluster.gpus_per_node or (found // nodes or 1)
+    wanted = here * nodes
+    if found == wanted:
+        return
+    rest = shlex.join(arguments) if arguments else "train …"
+    on_nodes = f" --nnodes {nodes} --node-rank RANK --master-addr HOST" if nodes > 1 else ""
+    more = f" --num_machines {nodes} --machine_rank RANK --main_process_ip HOST --main_process_port 29500"
+    raise UsageError(
+        f"cluster.gpus_per_node={config.cluster.gpus_per_node}, cluster.num_nodes={nodes}: expected {wanted} "
+        f"processes, got {found}; start it with: torchrun{on_nodes} --nproc-per-node {here} -m cli {rest}\n"
+        f"  or: accelerate launch --multi_gpu --num_processes {wanted}{more if nodes > 1 else ''} -m cli {rest}"
+    )
+
+
+def _refuse_missing_inputs(config: TrainConfig) -> None:
+    problems = [error for look in _looks(config) if (error := _failure(look)) is not None]
+    if not problems:
+        return
+    kind = InputError if any(isinstance(error, InputError) for error in problems) else UsageError
+    texts = [str(error) for error in problems]
+    raise kind(texts[0] if len(texts) == 1 else "\n  ".join(["inputs that can't be read:", *texts]))
+
+
+def _looks(config: TrainConfig) -> Iterator[Callable[[], object]]:
+    """Yield a look at each path of the configuration that is read."""
+    for dataset in (*config.data.train, *config.data.validation_sets.values()):
+        yield partial(check_dataset, dataset)
+    yield partial(refuse_missing_folder, config.policy.model_name)
+    if config.reference.model_name is not None:
+        yield partial(refuse_missing_folder, config.reference.model_name)
+    yield partial(read_template, config.policy.tokenizer)
+
+
+def _failure(look: Callable[[], object]) -> DpoError | None:
     try:
-        mode = path.stat().st_mode
-    except OSError:  # what is wrong with it is told where it is opened
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        look()
+    except (InputError, UsageError) as error:
+        return error
+    except OSError as error:  # of a name that no file can have
+        return InputError(f"{path_text(Path(str(error.filename)))}: {error.strerror or error}")
+    return None
 
 
 def refuse_missing_folder(model_name: str) -> None:

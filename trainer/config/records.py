@@ -1,6 +1,7 @@
 """`checkpointing.*`, `logger.*`, `hub.*`: what a run leaves behind, and whom it tells."""
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, NamedTuple, Self
@@ -10,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from trainer.config.base import Section
 from trainer.config.data import DEFAULT_SET
 
-_METRIC = re.compile(r"^(?:(?P<side>val|train):)?(?:validation-(?P<set>[\w.\-]+?)[_/])?(?P<name>\w+)$")
+_METRIC = re.compile(r"(?:(?P<side>val|train):)?(?P<set>validation-)?(?P<name>[\w./ \-]+)")
 
 
 class MetricName(NamedTuple):
@@ -29,18 +30,26 @@ class MetricName(NamedTuple):
         return f"validation-{self.dataset}/{self.name}" if self.is_validation else f"train/{self.name}"
 
 
-def metric_of(text: str) -> MetricName:
+def metric_of(text: str, datasets: Iterable[str] = ()) -> MetricName:
     """Read a metric's name: train:loss, val:loss (of the set default), val:validation-NAME_loss, or that without val:.
+
+    Names of sets may have _ in them, as those of metrics, so the sets that there are decide where one ends.
 
     Raises:
         ValueError: it is none.
     """
-    match = _METRIC.match(text)
+    match = _METRIC.fullmatch(text)
     if match is None or (match["side"] == "train" and match["set"]):
         raise ValueError(f"{text!r} is no metric; such as val:loss, val:validation-NAME_accuracy or train:loss")
     if match["side"] == "train":
         return MetricName(False, "", match["name"])
-    return MetricName(True, match["set"] or DEFAULT_SET, match["name"])
+    if not match["set"]:
+        return MetricName(True, DEFAULT_SET, match["name"])
+    for known in sorted(datasets, key=len, reverse=True):
+        if match["name"].startswith((f"{known}_", f"{known}/")):
+            return MetricName(True, known, match["name"][len(known) + 1 :])
+    dataset, _, name = match["name"].replace("/", "_").partition("_")
+    return MetricName(True, dataset, name)
 
 
 class CheckpointingSection(Section):
@@ -69,10 +78,9 @@ class CheckpointingSection(Section):
         days, hours, minutes, seconds = map(int, self.checkpoint_must_save_by.split(":"))
         return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
 
-    @property
-    def metric(self) -> MetricName | None:
-        """Give the metric that the best are kept by, where one is named."""
-        return None if self.metric_name is None else metric_of(self.metric_name)
+    def metric_among(self, datasets: Iterable[str]) -> MetricName | None:
+        """Give the metric that the best are kept by, where one is named; `datasets` are the validation sets."""
+        return None if self.metric_name is None else metric_of(self.metric_name, datasets)
 
     @model_validator(mode="after")
     def _is_on(self) -> Self:
@@ -103,6 +111,9 @@ class MlflowSection(Section):
     """Server or data base; null: MLFLOW_TRACKING_URI, else mlflow.db in the log folder."""
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "swanlab")
+
+
 class LoggerSection(Section):
     """Who is told the metrics; metrics.jsonl is always written."""
 
@@ -128,6 +139,11 @@ class LoggerSection(Section):
     """Answer them after so many steps each time instead of at each validation."""
     sample_max_new_tokens: PositiveInt = 128
     """Most tokens of such an answer."""
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Name the trackers that are switched on, each as its package is called."""
+        return tuple(name for name in TRACKERS if getattr(self, f"{name}_enabled"))
 
 
 class HubSection(Section):

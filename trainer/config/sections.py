@@ -76,9 +76,9 @@ class TrainConfig(Section):
             yield f"loss.f_divergence={self.loss.f_divergence} is one from the reference, and reference.mode is none"
 
     def _validation_problems(self) -> Iterator[str]:
-        metric = self.checkpointing.metric
+        names = list(self.data.validation_sets)
+        metric = self.checkpointing.metric_among(names)
         if metric is not None and metric.is_validation:
-            names = list(self.data.validation_sets)
             if not names:
                 yield f"checkpointing.metric_name={metric} needs a validation set: data.validation.data_path="
             elif metric.dataset not in names:

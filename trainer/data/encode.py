@@ -56,7 +56,7 @@ def encode_groups(groups: Sequence[RenderedGroup], tokenizer: Any, end_ids: froz
     encoded = iter(_encode_responses(jobs, tokenizer, end_ids))
     return [
         EncodedGroup(
-            array("i", ids),
+            array("i", [*group.first_ids, *ids]),
             [response if isinstance(response, Rewrite) else next(encoded) for response in group.responses],
         )
         for group, ids in zip(groups, prompts["input_ids"], strict=True)

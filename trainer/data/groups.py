@@ -34,6 +34,7 @@ class GroupPair:
     rejected_reward: float | None = None
     environment: str = ""  # where the rewards were given; "" where the row does not say
     dataset: int = 0  # which of the sets of a mixture
+    number: int = 0  # its place among all pairs, in the order in which they were read
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class _Gathering:
 def group_pairs(pairs: Iterable[PreferencePair]) -> list[PreferenceGroup]:
     """Gather pairs of equal prompts and tools, naming each distinct response once."""
     groups: dict[bytes, _Gathering] = {}
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         digest = _digest(_canonical(pair.prompt), _canonical(pair.tools), _packed(pair.prompt_token_ids))
         group = groups.get(digest)
         if group is None:
@@ -85,6 +86,7 @@ def group_pairs(pairs: Iterable[PreferencePair]) -> list[PreferenceGroup]:
                 rejected_reward=pair.rejected_reward,
                 environment=pair.environment,
                 dataset=pair.dataset,
+                number=number,
             )
         )
     return [

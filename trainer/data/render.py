@@ -14,8 +14,10 @@ its rendering without a generation prompt. Two things are left as they are in a 
 it adds the tokenizer's BOS and EOS where the template wrote none, and it renders without tools.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from schemas.errors import UsageError
@@ -57,6 +59,7 @@ class RenderedGroup:
 
     prompt: str
     responses: tuple[RenderedResponse | Rewrite, ...]
+    first_ids: tuple[int, ...] = ()  # tokens that stand before the prompt's
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class _Conversation:
     tokenizer: Any
     group: PreferenceGroup
     response: Response
+    options: Mapping[str, Any]
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -78,7 +82,7 @@ class _Conversation:
         tools = list(self.group.tools) or None
         try:
             text: str = self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, add_generation_prompt=opened, tokenize=False
+                list(messages), tools=tools, add_generation_prompt=opened, tokenize=False, **self.options
             )
         except Exception as error:  # a template may raise whatever it likes
             roles = ", ".join(message["role"] for message in messages)
@@ -103,19 +107,27 @@ class _Conversation:
 
 
 def render_group(
-    group: PreferenceGroup, tokenizer: Any, *, end_marks: tuple[str, ...], loss_mask: LossMask
+    group: PreferenceGroup,
+    tokenizer: Any,
+    *,
+    end_marks: tuple[str, ...],
+    loss_mask: LossMask,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> RenderedGroup:
     """Render a prompt and its responses; `end_marks` are the texts of the tokens that end a turn.
+
+    `options` are the template's own.
 
     Raises:
         UsageError: the tokenizer has no chat template, or one that refuses the conversation or rewrites the prompt.
     """
     if not tokenizer.chat_template:
         raise UsageError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruct model, or save the "
-            "tokenizer with a chat_template"
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruct model, name a template "
+            "with policy.tokenizer.chat_template=FILE.jinja, or train on plain text with "
+            "policy.tokenizer.chat_template=null"
         )
-    conversations = [_Conversation(tokenizer, group, response) for response in group.responses]
+    conversations = [_Conversation(tokenizer, group, response, options) for response in group.responses]
     # Where a response does not begin with the assistant, the header of its first turn is a part of the response.
     is_opened = loss_mask == "policy" and all(each.messages[0]["role"] == "assistant" for each in group.responses)
     prompt = conversations[0].render(len(group.prompt), opened=is_opened)

@@ -15,8 +15,10 @@ from typing import Any
 from schemas.errors import DpoError, UsageError
 from trainer.data.encode import EncodedGroup, EncodedResponse, encode_groups
 from trainer.data.groups import GroupPair, PreferenceGroup
+from trainer.data.plain import render_plain
 from trainer.data.render import LossMask, Rewrite, render_group
 from trainer.data.sampled import is_sampled, sampled_groups
+from trainer.data.template import CHAT, Style
 
 RESPONSES_PER_CALL = 256
 """How many responses a call of the tokenizer takes, so that its threads have enough to do."""
@@ -30,6 +32,7 @@ class PairDrop(StrEnum):
     TOO_LONG = "too_long"
     EMPTY = "empty"  # nothing in a response was written by the policy
     IDENTICAL = "identical"
+    TIE = "tie"  # neither response is the better one, as the data set says; found when it is read
     TEMPLATE_REWRITES_HISTORY = Rewrite.HISTORY.value
     TEMPLATE_REWRITES_RESPONSE = Rewrite.RESPONSE.value
 
@@ -58,6 +61,7 @@ class TokenizedPairs:
     groups: list[TokenizedGroup]
     dropped: Counter[PairDrop]
     longest_dropped: int = 0  # tokens of the longest response, with its prompt, of the pairs that were too long
+    notes: tuple[str, ...] = ()  # what else there is to tell of the data
 
     @property
     def num_pairs(self) -> int:
@@ -78,12 +82,14 @@ def tokenize_groups(
     end_ids: frozenset[int],
     loss_mask: LossMask = "policy",
     use_token_ids: bool = True,
+    style: Style = CHAT,
     advance: Callable[[int], None] = lambda amount: None,
 ) -> TokenizedPairs:
     """Tokenise every group; drop and count the pairs that can't be trained on.
 
-    `end_ids` are the tokens that end a turn. `loss_mask="nemo_rl"` is explained in trainer/data/render.py; sampled
-    token ids have the assistant's header in the prompt, so they do not serve it.
+    `end_ids` are the tokens that end a turn; `style` says how a conversation becomes text. `loss_mask="nemo_rl"` is
+    explained in trainer/data/render.py; sampled token ids have the assistant's header in the prompt, so they do not
+    serve it.
 
     Raises:
         UsageError: the tokenizer has no chat template, or one that refuses a conversation or rewrites the prompt; or
@@ -98,7 +104,7 @@ def tokenize_groups(
         sampled = [uses_sampled and is_sampled(group) for group in chunk]
         known = iter(sampled_groups([g for g, is_known in zip(chunk, sampled, strict=True) if is_known], tokenizer))
         others = [group for group, is_known in zip(chunk, sampled, strict=True) if not is_known]
-        made = iter(_tokenize(others, tokenizer, end_ids, loss_mask))
+        made = iter(_tokenize(others, tokenizer, end_ids, loss_mask, style))
         for group, is_known in zip(chunk, sampled, strict=True):
             usable = _usable(group, next(known if is_known else made), max_tokens, dropped, too_long)
             if usable.pairs:
@@ -134,10 +140,16 @@ def _chunks(groups: Sequence[PreferenceGroup]) -> Iterator[list[PreferenceGroup]
 
 
 def _tokenize(
-    groups: Sequence[PreferenceGroup], tokenizer: Any, end_ids: frozenset[int], loss_mask: LossMask
+    groups: Sequence[PreferenceGroup], tokenizer: Any, end_ids: frozenset[int], loss_mask: LossMask, style: Style
 ) -> list[EncodedGroup]:
+    if style.is_plain:
+        plain = [render_plain(group, tokenizer, loss_mask=loss_mask) for group in groups]
+        return encode_groups(plain, tokenizer, end_ids)
     end_marks = tuple(tokenizer.decode([number], skip_special_tokens=False) for number in sorted(end_ids))
-    rendered = [render_group(group, tokenizer, end_marks=end_marks, loss_mask=loss_mask) for group in groups]
+    rendered = [
+        render_group(group, tokenizer, end_marks=end_marks, loss_mask=loss_mask, options=style.options)
+        for group in groups
+    ]
     return encode_groups(rendered, tokenizer, end_ids)
 
 

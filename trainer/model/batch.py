@@ -56,11 +56,18 @@ class PairBatch:
     rejected: Tensor  # (P,)
     weights: Tensor  # (P,), how much each pair counts
     sources: tuple[str, ...]  # (P,), file:line
+    gaps: Tensor | None = None  # (P,), differences of rewards, normalised, where a loss needs them
+    environments: Tensor | None = None  # (P,), numbers of the environments, where they are told apart
 
     def to(self, device: torch.device) -> "PairBatch":
         """Move the tensors to a device."""
         return PairBatch(
-            moved(self.chosen, device), moved(self.rejected, device), moved(self.weights, device), self.sources
+            moved(self.chosen, device),
+            moved(self.rejected, device),
+            moved(self.weights, device),
+            self.sources,
+            None if self.gaps is None else moved(self.gaps, device),
+            None if self.environments is None else moved(self.environments, device),
         )
 
 
@@ -74,6 +81,9 @@ def pair_batch(
     groups: Sequence[TokenizedGroup],
     responses: Sequence[ResponseRef],
     weights: Sequence[float],
+    *,
+    gaps: Sequence[float] | None = None,
+    environments: Sequence[int] | None = None,
 ) -> PairBatch:
     """Point the pairs at their responses."""
     places = {response: place for place, response in enumerate(responses)}
@@ -83,6 +93,8 @@ def pair_batch(
         torch.tensor([places[ResponseRef(group, pair.rejected)] for group, pair in members], dtype=torch.long),
         torch.tensor(weights, dtype=torch.float32),
         tuple(pair.source for _, pair in members),
+        None if gaps is None else torch.tensor(gaps, dtype=torch.float32),
+        None if environments is None else torch.tensor(environments, dtype=torch.long),
     )
 
 

@@ -7,8 +7,9 @@ rounding the part of each tile to bfloat16 before the sum would bias training.
 Legend: `N` response tokens, `H` hidden size, `V` vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ TILE_VOCABULARY = 8192
 
 INVERSE_SCALES = ("granite", "granitemoe", "granitemoeshared", "granitemoehybrid", "granite_swa", "granitemoe_swa")
 """Model types that divide by `logits_scaling`; others multiply."""
+
+
+class Measure(StrEnum):
+    """What can be taken of a token's logits beside the log-prob, without gradient."""
+
+    MEAN_LOGITS = "mean_logits"  # over the vocabulary
+    LOG_SQUARES = "log_squares"  # log sum_v p(v)^2
 
 
 @dataclass(frozen=True)
@@ -80,15 +88,24 @@ def plain_head(model: Any) -> nn.Linear:
 
 
 def target_logps(hidden: Tensor, head: nn.Linear, targets: Tensor, transform: LogitTransform) -> Tensor:
-    """Give log softmax(head(hidden))[target] of each token: (N, H) -> (N,), float32, differentiable.
+    """Give log softmax(head(hidden))[target] of each token: (N, H) -> (N,), float32, differentiable."""
+    return token_scores(hidden, head, targets, transform)[0]
+
+
+def token_scores(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, transform: LogitTransform, measures: Sequence[Measure] = ()
+) -> tuple[Tensor, ...]:
+    """Give log softmax(head(hidden))[target] of each token, then each measure: (N, H) -> (N,) each, float32.
 
     `hidden` is in the type in which the matrix products are taken; the weight is brought to it tile by tile.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     with torch.autocast(device, enabled=False):
-        logps: Tensor = _TiledLogps.apply(hidden.to(dtype), head.weight, head.bias, targets, transform)  # type: ignore[no-untyped-call]
-    return logps
+        scores: tuple[Tensor, ...] = _TiledLogps.apply(  # type: ignore[no-untyped-call]
+            hidden.to(dtype), head.weight, head.bias, targets, transform, tuple(measures)
+        )
+    return scores
 
 
 class _TiledLogps(torch.autograd.Function):
@@ -96,24 +113,37 @@ class _TiledLogps(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, transform: LogitTransform
-    ) -> Tensor:
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+        measures: tuple[Measure, ...],
+    ) -> tuple[Tensor, ...]:
         log_sums = hidden.new_full((len(hidden),), -torch.inf, dtype=_wide(hidden))  # (N,)
         chosen = hidden.new_zeros((len(hidden),), dtype=_wide(hidden))  # (N,), logits of the targets
+        beside = {measure: _Measured(measure, hidden, transform) for measure in measures}
         for words in _tiles(len(weight), TILE_VOCABULARY):
             tile_weight, tile_bias = weight[words].to(hidden.dtype), None if bias is None else bias[words]
+            for measured in beside.values():
+                measured.add_words(tile_weight, tile_bias)
             for tokens in _tiles(len(hidden), TILE_TOKENS):
                 logits = transform.apply_(_logits(hidden[tokens], tile_weight, tile_bias))
                 log_sums[tokens] = torch.logaddexp(log_sums[tokens], torch.logsumexp(logits, dim=-1))
                 places, is_here = _places(targets[tokens], words)
                 found = logits.gather(1, places).squeeze(1)
                 chosen[tokens] += torch.where(is_here, found, 0.0)
+                for measured in beside.values():
+                    measured.add_logits(logits, tokens)
+        values = tuple(measured.result(len(weight), log_sums) for measured in beside.values())
         ctx.save_for_backward(hidden, weight, bias, targets, log_sums)
         ctx.transform = transform
-        return chosen - log_sums
+        ctx.mark_non_differentiable(*values)
+        return chosen - log_sums, *values
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, log_sums = ctx.saved_tensors
         transform = ctx.transform
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -144,7 +174,47 @@ class _TiledLogps(torch.autograd.Function):
             None if grad_bias is None else grad_bias.to(bias.dtype),
             None,
             None,
+            None,
         )
+
+
+class _Measured:
+    """A measure that is gathered while the tiles go by."""
+
+    def __init__(self, measure: Measure, hidden: Tensor, transform: LogitTransform) -> None:
+        self.measure, self.hidden, self.transform = measure, hidden, transform
+        is_sum = measure is Measure.MEAN_LOGITS
+        self.values = hidden.new_full((len(hidden),), 0.0 if is_sum else -torch.inf, dtype=_wide(hidden))  # (N,)
+        # without a soft cap the mean of logits is the hidden state times the mean of the weight's rows
+        self.is_linear = is_sum and transform.softcap is None
+        self.weight_sum = hidden.new_zeros(hidden.shape[1], dtype=_wide(hidden))  # (H,)
+        self.bias_sum = hidden.new_zeros((), dtype=_wide(hidden))
+
+    def add_words(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Add a tile of the vocabulary."""
+        if self.is_linear:
+            self.weight_sum += weight.sum(dim=0, dtype=self.weight_sum.dtype)
+            if bias is not None:
+                self.bias_sum += bias.sum(dtype=self.bias_sum.dtype)
+
+    def add_logits(self, logits: Tensor, tokens: slice) -> None:
+        """Add a tile of logits."""
+        if self.measure is Measure.LOG_SQUARES:
+            doubled = torch.logsumexp(2 * logits, dim=-1)
+            self.values[tokens] = torch.logaddexp(self.values[tokens], doubled)
+        elif not self.is_linear:
+            self.values[tokens] += logits.sum(dim=-1)
+
+    def result(self, num_words: int, log_sums: Tensor) -> Tensor:
+        """Give the measure of each token: (N,)."""
+        if self.measure is Measure.LOG_SQUARES:
+            return self.values - 2 * log_sums
+        if self.is_linear:
+            high = self.weight_sum.to(self.hidden.dtype)
+            low = (self.weight_sum - high).to(self.hidden.dtype)  # what bfloat16 rounded off
+            sums = _product(self.hidden, torch.stack([high, low], dim=1)).sum(dim=1) + self.bias_sum
+            return self.transform.scale * sums / num_words
+        return self.values / num_words
 
 
 def _tiles(total: int, size: int) -> Iterator[slice]:

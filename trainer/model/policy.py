@@ -2,9 +2,10 @@
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,29 +16,49 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import InputError, UsageError
+from trainer.config.policy import TokenizerSection
 from trainer.config.preflight import MODEL_REMEDY
+from trainer.data.template import read_template
+from trainer.model.overrides import overridden
 
 HUB_TIMEOUT_SECONDS = 10
+TOKENIZER_REMEDY = "policy.tokenizer.name is a folder or hub name that has one"
+OVERRIDES_REMEDY = "policy.hf_config_overrides can't change the shapes of its weights; leave them out to see"
+MAX_RENAMED_SHARE = 0.01
+"""Of two tokenizers: how many tokens may be called otherwise; reserved ones are often given names."""
+
+OWN_TOKENIZER = TokenizerSection()
 
 
-def load_policy(name: str) -> tuple[Any, Any]:
+def load_policy(
+    name: str,
+    *,
+    tokenizer: TokenizerSection = OWN_TOKENIZER,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+    load_kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Any, Any]:
     """Load model and tokenizer in float32, with every dropout off.
+
+    `overrides` are keys of the model's configuration, `load_kwargs` are for `from_pretrained`.
 
     Raises:
         InputError: there is no such model, or it is not whole.
-        UsageError: the tokenizer belongs to another model.
+        UsageError: the tokenizer belongs to another model, its template can't be read, or an override is no key.
     """
     _refuse_unreachable(name)
-    with _loading(name):
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    tokens = _load_tokenizer(name, tokenizer)
+    config = _load_config(name, overrides)
+    with _loading(name, remedy=OVERRIDES_REMEDY if overrides else MODEL_REMEDY):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=torch.float32, output_loading_info=True, **load_kwargs
+        )
     model, loading = loaded
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"model {name}: weights are missing ({missing}, …); they would be random")
-    _refuse_other_tokenizer(name, model, tokenizer)
+    _refuse_other_tokenizer(name, model, tokens)
     disable_dropout(model)
-    return model, tokenizer
+    return model, tokens
 
 
 def load_tokenizer(name: str) -> Any:
@@ -51,26 +72,72 @@ def load_tokenizer(name: str) -> Any:
         return AutoTokenizer.from_pretrained(name)
 
 
-def load_shape(name: str) -> tuple[Any, Any]:
+def load_shape(
+    name: str,
+    *,
+    tokenizer: TokenizerSection = OWN_TOKENIZER,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Any, Any]:
     """Load a model without its weights, on the meta device, and its tokenizer.
 
     Raises:
         InputError: there is no such model.
-        UsageError: the tokenizer belongs to another model.
+        UsageError: the tokenizer belongs to another model, its template can't be read, or an override is no key.
     """
     _refuse_unreachable(name)
+    tokens = _load_tokenizer(name, tokenizer)
+    config = _load_config(name, overrides)
     with _loading(name), torch.device("meta"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
         auto: Any = AutoModelForCausalLM
-        model = auto.from_config(AutoConfig.from_pretrained(name), dtype=torch.float32)
+        model = auto.from_config(config, dtype=torch.float32)
     with suppress(OSError):  # a model need not have one
         model.generation_config = GenerationConfig.from_pretrained(name)
-    _refuse_other_tokenizer(name, model, tokenizer)
-    return model, tokenizer
+    _refuse_other_tokenizer(name, model, tokens)
+    return model, tokens
+
+
+def _load_tokenizer(name: str, section: TokenizerSection) -> Any:
+    """Load the tokenizer with the template that is trained with, so that it is saved with it too."""
+    template = read_template(section)
+    if section.name is None:
+        with _loading(name):
+            tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    else:
+        _refuse_unreachable(section.name, "tokenizer", TOKENIZER_REMEDY)
+        with _loading(section.name, "tokenizer", TOKENIZER_REMEDY):
+            tokenizer = AutoTokenizer.from_pretrained(section.name)
+        _refuse_other_vocabulary(name, section.name, tokenizer)
+    if template is not None or section.is_plain:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> None:
+    """Compare with the tokenizer that the model brings, if it brings one: its embeddings mean that one's tokens."""
+    try:
+        own: Any = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError):  # there is none to compare with
+        return
+    theirs = {number: token for token, number in own.get_vocab().items()}
+    ours = {number: token for token, number in tokenizer.get_vocab().items()}
+    both = theirs.keys() & ours.keys()
+    different = sum(theirs[number] != ours[number] for number in both)
+    if different > MAX_RENAMED_SHARE * len(both):
+        raise UsageError(
+            f"policy.tokenizer.name={tokenizer_name}: {different:,} of {len(both):,} tokens are others than those of "
+            f"the tokenizer of {name}, so the model would read noise; leave policy.tokenizer.name out"
+        )
+
+
+def _load_config(name: str, overrides: Mapping[str, Any]) -> Any:
+    """Load the model's configuration with some keys set otherwise."""
+    with _loading(name):
+        config: Any = AutoConfig.from_pretrained(name)
+    return overridden(config, overrides) if overrides else config
 
 
 @contextmanager
-def _loading(name: str) -> Iterator[None]:
+def _loading(name: str, what: str = "model", remedy: str = MODEL_REMEDY) -> Iterator[None]:
     """Turn what the loaders raise into one line; the hub, the file system, safetensors and remote-code checks each
     raise their own."""
     if Path(name).is_dir() or not sys.stderr.isatty():  # a download's bar is welcome, the others are noise
@@ -78,15 +145,15 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise InputError(f"model {name}: can't be loaded: {_first_sentence(error)}; {MODEL_REMEDY}") from error
+        raise InputError(f"{what} {name}: can't be loaded: {_first_sentence(error)}; {remedy}") from error
 
 
 def _refuse_other_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
         raise UsageError(
-            f"model {name}: its tokenizer has {len(tokenizer)} tokens, the model {num_embeddings}: they don't belong "
-            "together"
+            f"model {name}: the tokenizer of {tokenizer.name_or_path} has {len(tokenizer)} tokens, the model "
+            f"{num_embeddings}: they don't belong together"
         )
 
 
@@ -100,8 +167,8 @@ def disable_dropout(model: nn.Module) -> None:
                 setattr(module, attribute, 0.0)
 
 
-def _refuse_unreachable(name: str) -> None:
-    """Ask the hub once whether it has the model, before the loader asks it many times."""
+def _refuse_unreachable(name: str, what: str = "model", remedy: str = MODEL_REMEDY) -> None:
+    """Ask the hub once whether it has the model or tokenizer, before the loader asks it many times."""
     if Path(name).is_dir():
         return
     try:
@@ -110,11 +177,11 @@ def _refuse_unreachable(name: str) -> None:
         HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
     except (RepositoryNotFoundError, GatedRepoError) as error:
         raise InputError(
-            f"model {name}: the hub has no such model, or not for you (hf auth login); {MODEL_REMEDY}"
+            f"{what} {name}: the hub has no such {what}, or not for you (hf auth login); {remedy}"
         ) from error
     except Exception as error:  # each layer below the hub's client raises its own
         raise InputError(
-            f"model {name}: no such folder, and the hub can't be asked: {_first_sentence(error)}; {MODEL_REMEDY}"
+            f"{what} {name}: no such folder, and the hub can't be asked: {_first_sentence(error)}; {remedy}"
         ) from error
 
 

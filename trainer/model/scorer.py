@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from schemas.errors import UsageError
 from trainer.model.attention import Attention
 from trainer.model.batch import TokenRows
-from trainer.model.head import logit_transform, plain_head, target_logps
+from trainer.model.head import Measure, logit_transform, plain_head, token_scores
 
 
 class ResponseScorer(nn.Module):
@@ -33,8 +33,12 @@ class ResponseScorer(nn.Module):
         """Give the language model itself, where an adapter is wrapped around it."""
         return self.model.get_base_model() if is_lora(self.model) else self.model
 
-    def forward(self, rows: TokenRows) -> Tensor:
-        """Give the log-prob of each trained token: (N,), float32, response after response."""
+    def forward(self, rows: TokenRows, measures: tuple[Measure, ...] = ()) -> Tensor:
+        """Give the log-prob of each trained token: (N,), float32, response after response.
+
+        With measures, these stand beneath the log-probs: (1 + measures, N). It is one tensor in any case, because that
+        is what the distributed wrappers handle best; only the log-probs have a gradient.
+        """
         base = self.base
         outputs = decoder_of(base)(
             input_ids=rows.input_ids,  # (B, T)
@@ -43,7 +47,8 @@ class ResponseScorer(nn.Module):
             use_cache=False,
         )
         hidden = outputs.last_hidden_state.flatten(0, 1)[rows.predictors]  # (B, T, H) -> (N, H)
-        return target_logps(hidden, plain_head(base), rows.targets, self.transform)
+        scores = token_scores(hidden, plain_head(base), rows.targets, self.transform, measures)
+        return torch.stack(scores) if measures else scores[0]
 
     def _mask(self, rows: TokenRows, base: Any) -> Any:
         if rows.table is None:

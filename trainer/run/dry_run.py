@@ -22,11 +22,15 @@ from trainer.model.lora import add_lora
 from trainer.model.packing import Layout, Packer, Row
 from trainer.model.policy import load_shape
 from trainer.model.segments import row_segments
+from trainer.run.checkpoints import Checkpoints, most_policies
 from trainer.run.memory import MemoryEstimate, RowShape, estimate_memory
 from trainer.run.out_of_memory import remedies
 from trainer.run.report import RunReport
+from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
+from trainer.run.state import policy_bytes
 from trainer.run.throughput import Work, work_of
+from trainer.run.validation import ValidationData, leak_notes, load_validation
 
 PARTS = {
     "weights": "weights, float32",
@@ -58,7 +62,8 @@ class DryRun:
 
     config: TrainConfig  # with the precision of this machine
     data: TokenizedPairs
-    steps: int
+    validation: Sequence[ValidationData]
+    schedule: Schedule
     num_processes: int
     device: str
     attention: Attention
@@ -66,16 +71,28 @@ class DryRun:
     packed: Packed  # the first epoch
     memory: MemoryEstimate
     gpu_memory: int | None  # of the device, in bytes; None on a CPU
+    policy_bytes: int  # of a saved policy
+
+    @property
+    def steps(self) -> int:
+        """Count the optimizer steps of the whole run."""
+        return self.schedule.num_steps
+
+    @property
+    def disk_bytes(self) -> int:
+        """Give the most that checkpoints and policy take at once."""
+        return self.policy_bytes * most_policies(self.schedule.num_checkpoints, self.config.checkpointing.keep_top_k)
 
     def as_dict(self) -> dict[str, object]:
         """Give the plan as JSON types; docs/training.md explains the keys."""
         packed = self.packed
         return {
-            "pairs": self.data.num_pairs,
-            "responses": sum(len(group.responses) for group in self.data.groups),
-            "prompts": len(self.data.groups),
-            "dropped": {str(reason): count for reason, count in self.data.dropped.items()},
+            **_counts(self.data),
+            "validation": {each.name: _counts(each.data) for each in self.validation},
             "steps": self.steps,
+            "validations": self.schedule.num_validations,
+            "checkpoints": self.schedule.num_checkpoints,
+            "disk": self.disk_bytes,
             "processes": self.num_processes,
             "device": self.device,
             "precision": self.config.policy.precision,
@@ -92,7 +109,12 @@ class DryRun:
 
     def show(self) -> None:
         """Print the plan for people, on stderr."""
-        RunReport(num_steps=self.steps, shown=True).start(self.config, self.data, num_processes=self.num_processes)
+        report = RunReport(num_steps=self.steps, shown=True)
+        report.start(self.config, self.data, num_processes=self.num_processes)
+        report.held_out(self.validation, self.schedule)
+        report.saving(Checkpoints(self.config), self.schedule, self.policy_bytes)
+        for note in leak_notes(self.data.groups, self.validation):
+            report.say(note)
         console = stderr_console()
         for line in [*self._work_lines(), *self._memory_lines(), "dry run: nothing was trained or written"]:
             console.print(printable(line), soft_wrap=True)
@@ -107,6 +129,8 @@ class DryRun:
             f"pair by pair it would be {work.pair_tokens:,} tokens: {work.dedup_factor:.2f} times for responses in "
             f"several pairs, {work.sharing_factor:.2f} times for shared prompts",
             f"attention {self.attention.backend}: {self.reason}",
+            f"disk: {_gigabytes(self.disk_bytes)}, for the policy of {_gigabytes(self.policy_bytes)}"
+            f"{' and its checkpoints' if self.schedule.num_checkpoints else ''}",
         ]
 
     def _memory_lines(self) -> list[str]:
@@ -139,8 +163,12 @@ def dry_run(config: TrainConfig) -> DryRun | None:
 
 def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
     groups = load_groups(config.data.train, shown=True)
-    model, tokenizer = load_shape(config.policy.model_name)
+    model, tokenizer = load_shape(
+        config.policy.model_name, tokenizer=config.policy.tokenizer, overrides=config.policy.hf_config_overrides
+    )
     data = tokenize(config, groups, model, tokenizer, shown=True)
+    validation = load_validation(config, model, tokenizer, shown=True)
+    num_bytes = policy_bytes(model)
     if config.policy.lora.rank:
         with torch.device("meta"):
             model = add_lora(model, config.policy.lora)
@@ -153,7 +181,8 @@ def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
     return DryRun(
         config=config,
         data=data,
-        steps=len(steps),
+        validation=validation,
+        schedule=schedule_of(config, len(steps)),
         num_processes=accelerator.num_processes,
         device=device.type,
         attention=attention,
@@ -161,6 +190,7 @@ def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
         packed=packed,
         memory=estimate_memory(model, config, attention, packed.largest, reference=_second_model(config)),
         gpu_memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        policy_bytes=num_bytes,
     )
 
 
@@ -189,6 +219,16 @@ def row_shape(row: Row, packer: Packer, pads_to: int) -> RowShape:
         return RowShape.of(row_segments(row, groups).padded(pads_to), trained)
     sizes = [packer.size(fragment) for fragment in row.fragments]
     return RowShape.of_sequences(len(row.refs()), max(size.longest for size in sizes), trained)
+
+
+def _counts(data: TokenizedPairs) -> dict[str, object]:
+    """Count the pairs of a set, what they are made of, and those that are not used."""
+    return {
+        "pairs": data.num_pairs,
+        "responses": sum(len(group.responses) for group in data.groups),
+        "prompts": len(data.groups),
+        "dropped": {str(reason): count for reason, count in data.dropped.items()},
+    }
 
 
 def _second_model(config: TrainConfig) -> Any:

@@ -4,40 +4,22 @@ Run by the command line, or the same command under `accelerate launch` or `torch
 """
 
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from accelerate import Accelerator
 
 from trainer.config.sections import TrainConfig
 from trainer.data.plan import Step
-from trainer.model.lora import add_lora, merged
-from trainer.model.policy import load_policy
-from trainer.model.scorer import is_lora
+from trainer.run.hub import push
 from trainer.run.out_of_memory import explain_out_of_memory
-from trainer.run.report import RunReport
-from trainer.run.run_folder import RunFolder
-from trainer.run.setup import set_up
-from trainer.run.start import load_groups, plan, start_accelerator, tokenize
-from trainer.run.step import Training, check_start, train_step
+from trainer.run.prepare import Run, prepare
+from trainer.run.result import RunResult
+from trainer.run.saving import of_main, policy_weights, save_checkpoint, save_policy
+from trainer.run.state import RunState, peak_memory_gb
+from trainer.run.step import check_first_step, train_step
+from trainer.run.validation import validate
 
 SETTLE_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run has to say."""
-
-    policy_dir: Path
-    steps: int
-    pairs: int
-    seconds: float
-    metrics: dict[str, float]  # of the last step
-
-    def as_dict(self) -> dict[str, object]:
-        """Give the result as JSON types."""
-        return {**asdict(self), "policy_dir": str(self.policy_dir)}
 
 
 def train(config: TrainConfig) -> RunResult | None:
@@ -48,58 +30,117 @@ def train(config: TrainConfig) -> RunResult | None:
         UsageError: model and tokenizer can't serve.
         DpoError: nothing to train on, or the training went wrong.
     """
+    run = prepare(config)
+    must_stop = False
+    with run.trackers:
+        with explain_out_of_memory(run.config, "training"), run.report.live():
+            with run.folder.given_back():
+                state = _looked_at(run, RunState())
+            for step in run.steps:
+                state = _stepped(run, state, step)
+                must_stop = _must_stop(run, state)
+                state = _looked_at(run, state, saves=must_stop)
+                if must_stop:
+                    break
+        return _finished(run, state, is_complete=not must_stop)
+
+
+def _stepped(run: Run, state: RunState, step: Step) -> RunState:
+    """Train on the pairs of a step, and tell its metrics."""
     started = time.perf_counter()
-    accelerator, config = start_accelerator(config)
-    groups = load_groups(config.data.train, shown=accelerator.is_main_process)
-    model, tokenizer = load_policy(config.policy.model_name)
-    data = tokenize(config, groups, model, tokenizer, shown=accelerator.is_main_process)
-    if config.policy.lora.rank:
-        model = add_lora(model, config.policy.lora)
-    steps = plan(config, data)
-    folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
-    folder.create(config)
-    report = RunReport(num_steps=len(steps), shown=accelerator.is_main_process)
-    report.start(config, data, num_processes=accelerator.num_processes)
-    with folder.given_back(), explain_out_of_memory(config, "reference"):
-        training = set_up(config, accelerator, model, data, steps, say=report.say)
-    metrics: dict[str, float] = {}
-    with explain_out_of_memory(config, "training"), report.live() as show:
-        for number, step in enumerate(steps, start=1):
-            metrics = train_step(training, step)
-            if number == 1 and starts_as_reference(config):
-                _check_start(config, metrics)
-            folder.log(_line(number, step, metrics))
-            show(number, metrics)
-    state_dict = _weights(training)
-    _leave_group(accelerator)
-    if not accelerator.is_main_process:
+    found = train_step(run.training, step)
+    seconds = time.perf_counter() - started
+    run.clock.took("step", seconds)
+    if state.step == 0 and starts_as_reference(run.config):
+        check_first_step(run.config, found)
+    num_tokens = int(found["global_valid_toks"])
+    state = state.after(step, num_tokens)
+    found |= {"consumed_samples": state.consumed_samples, "memory_gb": peak_memory_gb(run.accelerator.device)}
+    state = state.with_metrics(
+        {f"train/{name}": value for name, value in found.items()}
+        | {
+            "timing/train/total_step_time": seconds,
+            "timing/train/valid_tokens_per_sec_per_gpu": num_tokens / seconds / run.accelerator.num_processes,
+        }
+    )
+    _record(run, state, state.metrics)
+    run.report.step(state.step, found)
+    for warning in run.health.observe(state.step, found):
+        run.report.say(warning)
+    return state
+
+
+def _looked_at(run: Run, state: RunState, *, saves: bool = False) -> RunState:
+    """Validate, answer prompts and save where the schedule says so, or where the run can't go on."""
+    saves = saves or run.schedule.saves(state.step)
+    if run.schedule.validates(state.step) or (saves and run.schedule.validates_to_save):
+        state = _validated(run, state)
+    if run.samples.is_due(state.step, validated=state.is_validated):
+        run.trackers.log_samples(run.samples.take(state.step), state.step)
+    if saves:
+        with run.clock.timed("save"):
+            save_checkpoint(run, state)
+    return state
+
+
+def _validated(run: Run, state: RunState) -> RunState:
+    """Validate the policy as it is, and tell what was found."""
+    with run.clock.timed("validation"), explain_out_of_memory(run.config, "validation"):
+        advance = run.report.validating({each.name: each.num_responses for each in run.validation})
+        state = state.with_validation(validate(run.training, run.validation, advance))
+    _record(run, state, state.validation)
+    run.report.validated(state.step, state.validation, [each.name for each in run.validation])
+    for warning in run.health.observe_validation(state.step, state.validation):
+        run.report.say(warning)
+    return state
+
+
+def _record(run: Run, state: RunState, metrics: Mapping[str, float]) -> None:
+    """Write a line of metrics.jsonl, and tell the trackers the same; the one place where metrics leave the loop."""
+    line = {"step": state.step, "epoch": state.epoch + 1, **metrics}
+    run.folder.log(line)
+    run.trackers.log(line, state.step)
+
+
+def _must_stop(run: Run, state: RunState) -> bool:
+    """Say whether the run has to save and end, on all processes alike, because another step may take too long."""
+    if run.clock.limit_seconds is None or state.step == len(run.steps):
+        return False
+    return bool(of_main(run.clock.must_save()))
+
+
+def _finished(run: Run, state: RunState, *, is_complete: bool) -> RunResult | None:
+    """Save the policy, where the run has come to its end, and say how it went."""
+    weights = policy_weights(run.training) if is_complete else {}
+    _leave_group(run.accelerator)
+    if not run.accelerator.is_main_process:
         return None
-    if is_lora(model):
-        model = merged(model)
-        state_dict = model.state_dict()
-    folder.save_policy(model, tokenizer, state_dict, config)
-    result = RunResult(folder.policy_dir, len(steps), data.num_pairs, time.perf_counter() - started, metrics)
-    report.finish(result.seconds, folder.policy_dir)
-    return result
-
-
-def _weights(training: Training) -> dict[str, Any]:
-    """Give the policy's weights by their own names; on all processes, because sharded weights are gathered."""
-    state_dict = training.accelerator.get_state_dict(training.scorer)
-    return {name.removeprefix("model."): value for name, value in state_dict.items()}
+    checkpoints = run.checkpoints
+    best = checkpoints.finish(state.step, state.comparable) if is_complete else checkpoints.best()
+    policy_dir = run.folder.policy_dir if is_complete else checkpoints.policy_dir(state.step)
+    if is_complete:
+        save_policy(run, weights)
+        run.report.finish(run.clock.seconds, policy_dir, best=best if checkpoints.saved else None)
+        hub = run.config.hub
+        if hub.repo_id is not None:
+            run.report.say(f"published: {push(policy_dir, hub.repo_id, private=hub.private)}")
+    prefix = "train/"
+    return RunResult(
+        policy_dir=policy_dir,
+        steps=state.step,
+        planned_steps=len(run.steps),
+        pairs=run.data.num_pairs,
+        seconds=run.clock.seconds,
+        metrics={name[len(prefix) :]: value for name, value in state.metrics.items() if name.startswith(prefix)},
+        validation=dict(state.validation),
+        best=best,
+        finished=is_complete,
+    )
 
 
 def starts_as_reference(config: TrainConfig) -> bool:
     """Say whether the policy is its own reference at the start."""
     return config.reference_mode != "none" and config.reference.model_name is None
-
-
-def _check_start(config: TrainConfig, metrics: dict[str, float]) -> None:
-    check_start(
-        metrics["preference_loss"],
-        beta=config.dpo.reference_policy_kl_penalty,
-        precision=config.policy.precision,
-    )
 
 
 def _leave_group(accelerator: Accelerator) -> None:
@@ -113,8 +154,3 @@ def _leave_group(accelerator: Accelerator) -> None:
         accelerator.wait_for_everyone()
         time.sleep(SETTLE_SECONDS)
     accelerator.end_training()
-
-
-def _line(number: int, step: Step, metrics: dict[str, float]) -> dict[str, float]:
-    """Make a line of metrics.jsonl, with NeMo RL's prefix."""
-    return {"step": number, "epoch": step.epoch + 1} | {f"train/{name}": value for name, value in metrics.items()}

@@ -16,6 +16,7 @@ from torch import nn
 from trainer.config.sections import TrainConfig
 from trainer.model.attention import Attention, Backend
 from trainer.model.head import TILE_TOKENS, TILE_VOCABULARY
+from trainer.model.lora import LINEAR
 from trainer.model.packing import Layout
 from trainer.model.scorer import decoder_of, is_lora
 from trainer.model.segments import NO_PARENT, Segment, SegmentTable
@@ -27,8 +28,11 @@ FLOAT = 4
 LOWER = 2
 """Bytes of a bfloat16."""
 
-MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2}
+MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2, "sgd": 0}
 """Bytes for each trained weight that an optimizer keeps."""
+
+NF4_BLOCK, NF4_SCALES = 64, 256
+"""Weights that share a scale of one byte, and scales that share a float32."""
 
 INDEX = 8
 """Bytes of an index."""
@@ -90,7 +94,7 @@ class MemoryEstimate:
     (together about 1 GB on a GPU), buffers of DDP, and what FSDP saves by sharding.
     """
 
-    weights: int  # in float32
+    weights: int  # in float32, those of QLoRA in 4 or 8 bits
     copies: int  # of the weights in bfloat16, under autocast
     gradients: int
     optimizer: int
@@ -128,8 +132,8 @@ def estimate_memory(
     is_checkpointed = config.policy.gradient_checkpointing
     one_layer = _layer_backward(base, row, element) + (max(layers) if is_checkpointed else 0)
     return MemoryEstimate(
-        weights=_numel(model) * FLOAT,
-        copies=_copied_weights(base) * LOWER if element == LOWER else 0,
+        weights=_numel(model) * FLOAT - _saved_by_quantization(base, config.policy.lora.quantization),
+        copies=_copied_weights(base, config.policy.lora.quantization) * LOWER if element == LOWER else 0,
         gradients=trained * FLOAT,
         optimizer=trained * MOMENTS[config.policy.optimizer.name],
         activations=(inputs if is_checkpointed else sum(layers)) + ends_bytes(base, row, element),
@@ -262,11 +266,36 @@ def _reference_bytes(model: Any, config: TrainConfig, reference: Any) -> int:
     return 0 if is_lora(model) else _numel(model) * FLOAT  # without adapters the policy is its own reference
 
 
-def _copied_weights(model: Any) -> int:
-    """Count the weights that autocast copies: matrices but the head, whose tiles are cast one by one."""
+def _copied_weights(model: Any, quantization: str) -> int:
+    """Count the weights that autocast copies: matrices but the head, whose tiles are cast one by one.
+
+    What is quantised is made whole where it is needed, one matrix at a time, and not kept.
+    """
     head = model.get_output_embeddings()
+    quantized = {*_quantized(model, quantization)}
     linears = (module for module in model.modules() if isinstance(module, nn.Linear) and module is not head)
-    return sum(int(linear.weight.numel()) for linear in linears)
+    return sum(int(linear.weight.numel()) for linear in linears if linear not in quantized)
+
+
+def _quantized(model: Any, quantization: str) -> list[Any]:
+    """List the layers that bitsandbytes takes: all frozen matrices but the head."""
+    if quantization == "none":
+        return []
+    head = model.get_output_embeddings()
+    linears = (module for module in model.modules() if isinstance(module, LINEAR) and module is not head)
+    return [linear for linear in linears if not linear.weight.requires_grad]
+
+
+def _saved_by_quantization(model: Any, quantization: str) -> int:
+    """Count the bytes by which quantised weights, with their scales, are smaller than in float32."""
+    saved = 0.0
+    for linear in _quantized(model, quantization):
+        number = int(linear.weight.numel())
+        if quantization == "nf4":
+            saved += number * (FLOAT - 0.5 - 1 / NF4_BLOCK - FLOAT / NF4_BLOCK / NF4_SCALES)
+        else:
+            saved += number * (FLOAT - 1) - linear.weight.shape[0] * FLOAT
+    return int(saved)
 
 
 def _numel(model: Any) -> int:

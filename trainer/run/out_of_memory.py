@@ -9,12 +9,14 @@ import torch
 
 from schemas.errors import DpoError
 from trainer.config.sections import TrainConfig
+from trainer.run.validation import val_row_tokens
 
-Phase = Literal["reference", "training"]
+Phase = Literal["reference", "training", "validation"]
 
 MEANING: dict[Phase, str] = {
     "reference": "before the first step (self-check, reference log-probs)",
     "training": "in training",
+    "validation": "in validation",
 }
 
 SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
@@ -61,8 +63,11 @@ def _tried(message: str) -> str:
 def remedies(config: TrainConfig, phase: Phase, *, has_gpu: bool) -> Iterator[str]:
     """Yield the settings that would take less memory, with the values that they have."""
     policy = config.policy
-    tokens, longest = policy.row_tokens, policy.max_total_sequence_length
-    if tokens > longest:
+    longest = policy.max_total_sequence_length
+    tokens = val_row_tokens(config) if phase == "validation" else policy.row_tokens
+    if phase == "validation":
+        yield from _validation_remedies(tokens, longest)
+    elif tokens > longest:
         origin = "" if policy.tokens_per_microbatch else f" by train_micro_batch_size={policy.train_micro_batch_size}"
         yield (
             f"policy.tokens_per_microbatch={max(tokens // 2, longest)} (now {tokens}{origin}; at least "
@@ -72,11 +77,16 @@ def remedies(config: TrainConfig, phase: Phase, *, has_gpu: bool) -> Iterator[st
         yield from _training_remedies(config, has_gpu=has_gpu)
     if config.reference_mode == "online" and not (policy.lora.rank and config.reference.model_name is None):
         yield "reference=cached (now online: a second model)"
+    has_room_once = "" if tokens > longest else f", which tokens_per_microbatch={tokens} has room for once"
     yield (
-        f"a lower policy.max_total_sequence_length (now {longest}"
-        f"{'' if tokens > longest else f', which tokens_per_microbatch={tokens} has room for once'}; longer pairs are "
-        "dropped and counted)"
+        f"a lower policy.max_total_sequence_length (now {longest}{has_room_once}; longer pairs are dropped and counted)"
     )
+
+
+def _validation_remedies(tokens: int, longest: int) -> Iterator[str]:
+    """Yield what makes the rows of a validation shorter; of the smallest size they hold two responses."""
+    if tokens > 2 * longest:
+        yield f"dpo.val_micro_batch_size={max(tokens // (4 * longest), 1)} (now rows of {tokens} tokens)"
 
 
 def _training_remedies(config: TrainConfig, *, has_gpu: bool) -> Iterator[str]:

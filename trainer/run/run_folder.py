@@ -1,12 +1,15 @@
-"""The folder of a run: train_config.json, metrics.jsonl and, at the end, policy/."""
+"""The folder of a run: train_config.json, metrics.jsonl and, at the end, policy/.
+
+Folders of policies are there whole or not at all: written beside, synced, then named.
+"""
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
@@ -15,6 +18,9 @@ from trainer.config.sections import TrainConfig
 CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
 POLICY_FOLDER = "policy"
+
+Line = dict[str, float]
+"""What metrics.jsonl says of a step or of a validation."""
 
 
 class RunFolder:
@@ -40,7 +46,7 @@ class RunFolder:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write_config(config, self.path)
+            write_config(config, self.path)
         except FileExistsError:
             raise UsageError(
                 f"{path_text(self.path)}: another run has taken the folder; name a new one with -o"
@@ -57,45 +63,77 @@ class RunFolder:
             if self.writes:
                 with suppress(OSError):  # whatever else is in there stays
                     (self.path / CONFIG_FILE).unlink()
+                    (self.path / METRICS_FILE).unlink(missing_ok=True)  # of a validation before the first step
                     self.path.rmdir()
             raise
 
-    def log(self, metrics: dict[str, float]) -> None:
-        """Append a line to metrics.jsonl."""
+    def log(self, line: Mapping[str, float]) -> None:
+        """Append a line to metrics.jsonl; what is no number is null there."""
         if self.writes:
             with (self.path / METRICS_FILE).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(metrics) + "\n")
+                stream.write(json.dumps(finite(line), allow_nan=False) + "\n")
 
-    def save_policy(self, model: Any, tokenizer: Any, state_dict: dict[str, Any], config: TrainConfig) -> None:
-        """Write the folder that `from_pretrained` loads, with the run's configuration; whole or not at all.
+    def save_policy(self, write: Callable[[Path], None]) -> None:
+        """Let `write` fill the policy's folder, which is there whole or not at all.
 
         Raises:
             DpoError: it can't be written.
         """
-        unfinished = self.policy_dir.with_name(f".{POLICY_FOLDER}.unfinished")
-        try:
-            model.save_pretrained(unfinished, state_dict=state_dict)
-            tokenizer.save_pretrained(unfinished)
-            _write_config(config, unfinished)
-            _sync(unfinished)
-            unfinished.replace(self.policy_dir)
-        except Exception as error:  # safetensors and tokenizers raise their own for a full disk
-            raise DpoError(f"{path_text(self.policy_dir)}: can't be written: {error}") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with whole_folder(self.policy_dir) as unfinished:
+            write(unfinished)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to write into, which gets its name when all of it is on the disk; else nothing is left of it.
+
+    Raises:
+        DpoError: it can't be written.
+    """
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except DpoError:
+        raise
+    except Exception as error:  # safetensors and tokenizers raise their own for a full disk
+        raise DpoError(f"{path_text(path)}: can't be written: {error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def finite(line: Mapping[str, float]) -> dict[str, float | None]:
+    """Put null for what JSON has no number for."""
+    return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+
+def write_config(config: TrainConfig, folder: Path) -> None:
+    """Write the configuration; the file must be new, so that of two runs one keeps the folder."""
+    with (folder / CONFIG_FILE).open("x", encoding="utf-8") as stream:
+        stream.write(config.model_dump_json(indent=2) + "\n")
 
 
 def _sync(folder: Path) -> None:
     """Bring every file to the disk before the folder gets its name, and let others read it as the user's files are."""
     mask = os.umask(0)
     os.umask(mask)
-    for path in folder.iterdir():
-        path.chmod(0o666 & ~mask)  # safetensors makes its files private
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)  # safetensors makes its files private
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
 
 
-def _write_config(config: TrainConfig, folder: Path) -> None:
-    """Write the configuration; the file must be new, so that of two runs one keeps the folder."""
-    with (folder / CONFIG_FILE).open("x", encoding="utf-8") as stream:
-        stream.write(config.model_dump_json(indent=2) + "\n")
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

@@ -1,7 +1,7 @@
 """From a loaded model and tokenised groups to everything that a step works with."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from schemas.terminal import counted, progress
 from trainer.config.policy import PolicySection
 from trainer.config.sections import TrainConfig
 from trainer.data.plan import ResponseRef, Step
-from trainer.data.tokenize import TokenizedPairs
+from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
+from trainer.loss.objective import objective_of
+from trainer.loss.rewards import reward_notes
 from trainer.model.attention import Backend, choose_attention
 from trainer.model.batch import token_rows
 from trainer.model.lora import adapters_off, check_adapters_off
@@ -24,8 +26,8 @@ from trainer.model.reference_cache import ReferenceCache, open_cache
 from trainer.model.scorer import ResponseScorer, is_lora
 from trainer.model.self_check import self_check
 from trainer.run.optimizer import make_optimizer, make_scheduler
-from trainer.run.step import Training
 from trainer.run.throughput import flop_counter
+from trainer.run.training import Training
 
 CHECKED_GROUPS, CHECKED_RESPONSES = 2, 4
 """Of the first step: what the self-check computes."""
@@ -38,17 +40,20 @@ def set_up(
     data: TokenizedPairs,
     steps: list[Step],
     *,
+    validation: Sequence[Sequence[TokenizedGroup]] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Training:
     """Check the way in which log-probs are computed, take the reference's, then build what updates the policy.
 
-    What is found is told at once, by `say`, and kept as the result's notes.
+    Each set of `validation` has a reference of its own: computed together with the training data's, it would be in
+    other rows, and these would round otherwise. What is found is told at once, by `say`, and kept as the result's notes.
 
     Raises:
-        UsageError: an option does not fit the model.
+        UsageError: an option does not fit the model, or the loss the pairs.
         DpoError: the self-check fails.
     """
     policy, device = config.policy, accelerator.device
+    objective = objective_of(config, data.groups, validation=[group for one in validation for group in one])
     attention = choose_attention(model, policy.attention, device)
     if policy.compile and attention.backend is Backend.SEGMENTS:
         raise UsageError(
@@ -66,26 +71,30 @@ def set_up(
             say(line)
 
     tell([_attention_note(scorer), *_length_notes(model, data)])
+    if objective.rewards:
+        tell(reward_notes(config.loss, data.groups))
     if policy.self_check:
         tell(_checked(scorer, packer, steps[0], policy.precision, device))
-    reference = _own_reference(config, accelerator, scorer, data)
+    sets = [data.groups, *validation]
+    references = _own_references(config, accelerator, scorer, sets)
     _save_memory_and_time(model, policy)
     optimizer = make_optimizer(scorer.parameters(), policy.optimizer, device)
     wrapped, optimizer = accelerator.prepare(scorer, optimizer)
-    if reference is None:
-        cache = _cache(config, accelerator, scorer)
+    if references is None:
         with adapters_off(scorer):
-            reference = _cached(wrapped, packer, accelerator, cache, scorer.attention.pads_to)
-    tell(_reference_notes(reference))
+            references = _cached_references(config, accelerator, scorer, wrapped, sets)
+    tell(_reference_notes(references[0]))
     return Training(
         config=config,
         accelerator=accelerator,
         scorer=wrapped,
+        objective=objective,
         optimizer=optimizer,
         scheduler=make_scheduler(optimizer.optimizer, policy.scheduler, num_steps=len(steps)),
         packer=packer,
         pads_to=scorer.attention.pads_to,
-        reference=reference,
+        reference=references[0],
+        validation_references=tuple(references[1:]),
         flops=flop_counter(model, device),
         notes=tuple(notes),
     )
@@ -141,27 +150,25 @@ def _reference_notes(reference: Reference) -> list[str]:
     return notes
 
 
-def _own_reference(
-    config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, data: TokenizedPairs
-) -> Reference | None:
-    """Make a reference that is not simply the start policy's log-probs; None where it is."""
+def _own_references(
+    config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, sets: Sequence[Sequence[TokenizedGroup]]
+) -> Sequence[Reference] | None:
+    """Make, for each set, a reference that is not simply the start policy's log-probs; None where it is."""
     options = config.reference
     if config.reference_mode == "none":
-        return NoReference()
+        return [NoReference()] * len(sets)
     if options.model_name is None:
         if config.reference_mode == "cached":
             return None
         if is_lora(scorer.model):
-            return OnlineReference(_InPrecision(scorer, accelerator))
-        return _frozen(copy.deepcopy(scorer), accelerator)
+            return [OnlineReference(_InPrecision(scorer, accelerator))] * len(sets)
+        return [_frozen(copy.deepcopy(scorer), accelerator)] * len(sets)
     model, _ = load_policy(options.model_name)
     attention = choose_attention(model, config.policy.attention, accelerator.device)
     other = ResponseScorer(model, attention).to(accelerator.device)
     if config.reference_mode == "online":
-        return _frozen(other, accelerator)
-    packer = Packer(data.groups, attention.layout, config.policy.row_tokens)
-    cache = _cache(config, accelerator, other)
-    return _cached(_frozen(other, accelerator).scorer, packer, accelerator, cache, attention.pads_to)
+        return [_frozen(other, accelerator)] * len(sets)
+    return _cached_references(config, accelerator, other, _frozen(other, accelerator).scorer, sets)
 
 
 def _frozen(scorer: ResponseScorer, accelerator: Accelerator) -> OnlineReference:
@@ -184,14 +191,26 @@ class _InPrecision(nn.Module):
             return self.scorer(*args)
 
 
-def _cached(
-    scorer: Any, packer: Packer, accelerator: Accelerator, cache: ReferenceCache | None, pads_to: int
-) -> CachedReference:
-    total = sum(len(group.responses) for group in packer.groups)
-    shown = accelerator.is_main_process
-    with progress("reference", total=total, unit="responses", shown=shown) as advance:
-        reference = compute_reference(scorer, packer, accelerator, cache=cache, pads_to=pads_to, advance=advance)
-    return reference
+def _cached_references(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    scorer: ResponseScorer,
+    wrapped: Any,
+    sets: Sequence[Sequence[TokenizedGroup]],
+) -> list[CachedReference]:
+    """Compute the log-probs of each set, the training data's first."""
+    cache = _cache(config, accelerator, scorer)
+    references = []
+    for groups in sets:
+        packer = Packer(groups, scorer.attention.layout, config.policy.row_tokens)
+        total = sum(len(group.responses) for group in groups)
+        with progress("reference", total=total, unit="responses", shown=accelerator.is_main_process) as advance:
+            references.append(
+                compute_reference(
+                    wrapped, packer, accelerator, cache=cache, pads_to=scorer.attention.pads_to, advance=advance
+                )
+            )
+    return references
 
 
 def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer) -> ReferenceCache | None:

@@ -1,8 +1,9 @@
 """What a run begins with: Accelerate in the wanted precision, and the pairs as tokenised groups."""
 
 import os
-from collections.abc import Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from schemas.errors import DpoError, UsageError
-from schemas.preference import iter_pairs
-from schemas.terminal import progress
-from trainer.config.data import DatasetSection
+from schemas.streams import place_text
+from schemas.terminal import counted, progress
+from trainer.config.data import DatasetSection, TrainDatasetSection
 from trainer.config.sections import TrainConfig
 from trainer.data.groups import PreferenceGroup, group_pairs
 from trainer.data.plan import Step, plan_steps
-from trainer.data.tokenize import TokenizedPairs, end_of_turn_ids, tokenize_groups
+from trainer.data.sources import Account, check_dataset, iter_dataset, num_bytes
+from trainer.data.template import style_of
+from trainer.data.tokenize import PairDrop, TokenizedPairs, end_of_turn_ids, tokenize_groups
 from trainer.model.policy import load_tokenizer
 
 
@@ -48,22 +51,39 @@ def with_precision(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update={"policy": policy})
 
 
-def load_groups(datasets: Sequence[DatasetSection], *, shown: bool) -> list[PreferenceGroup]:
+@dataclass(frozen=True)
+class LoadedGroups:
+    """The pairs of some data sets, gathered by prompt, and what was met while they were read."""
+
+    sets: tuple[DatasetSection, ...]
+    groups: list[PreferenceGroup]
+    dropped: Counter[PairDrop]
+    notes: tuple[str, ...]
+
+
+def load_groups(datasets: Sequence[DatasetSection], *, shown: bool) -> LoadedGroups:
     """Read the pairs of some data sets and gather them by prompt.
 
     Raises:
-        InputError: the file can't be read, or holds what are no pairs.
-        DpoError: it has no rows.
+        InputError: a set can't be read, or holds what are no pairs.
+        UsageError: a set's options don't fit it.
+        DpoError: it has no pairs.
     """
-    paths = [each.data_path for each in datasets if each.data_path is not None]
-    total = sum(path.stat().st_size for path in paths) if all(path.is_file() for path in paths) else None
+    for each in datasets:
+        check_dataset(each)
+    sizes = [size for each in datasets if (size := num_bytes(each)) is not None]
+    total = sum(sizes) if len(sizes) == len(datasets) else None
+    account = Account()
     with progress("reading", total=total, unit="bytes", shown=shown) as advance:
-        return group_pairs(chain.from_iterable(iter_pairs(path, advance) for path in paths))
+        groups = group_pairs(
+            pair
+            for number, each in enumerate(datasets)
+            for pair in iter_dataset(each, number=number, account=account, advance=advance)
+        )
+    return LoadedGroups(tuple(datasets), groups, +Counter({PairDrop.TIE: account.ties}), account.notes())
 
 
-def tokenize(
-    config: TrainConfig, groups: list[PreferenceGroup], model: Any, tokenizer: Any, *, shown: bool
-) -> TokenizedPairs:
+def tokenize(config: TrainConfig, loaded: LoadedGroups, model: Any, tokenizer: Any, *, shown: bool) -> TokenizedPairs:
     """Tokenise the groups as the configuration says.
 
     Raises:
@@ -72,22 +92,54 @@ def tokenize(
     """
     refuse_other_reference(config, tokenizer)
     end_ids = end_of_turn_ids(tokenizer, model.generation_config)
-    with progress("tokenising", total=len(groups), unit="prompts", shown=shown) as advance:
+    style = style_of(config.policy.tokenizer)
+    with progress("tokenising", total=len(loaded.groups), unit="prompts", shown=shown) as advance:
         data = tokenize_groups(
-            groups,
+            loaded.groups,
             tokenizer,
             max_tokens=config.policy.max_total_sequence_length,
             end_ids=end_ids,
             loss_mask=config.data.loss_mask,
             use_token_ids=config.data.token_ids == "use",
+            style=style,
             advance=advance,
         )
     refuse_too_long(model.config, data.longest)
-    return data
+    notes = (*_mixture_notes(loaded.sets, data), *loaded.notes, *_bos_notes(data, tokenizer))
+    return replace(data, dropped=data.dropped + loaded.dropped, notes=notes)
+
+
+def _mixture_notes(sets: Sequence[DatasetSection], data: TokenizedPairs) -> Iterator[str]:
+    """Say what each of several sets contributes to an epoch."""
+    sizes = Counter(pair.dataset for group in data.groups for pair in group.pairs)
+    for number, each in enumerate(sets if len(sets) > 1 else ()):
+        weight = each.weight if isinstance(each, TrainDatasetSection) else 1.0
+        name = each.dataset_name if each.data_path is None else place_text(each.data_path)
+        yield f"{name}: {counted(sizes[number], 'pair')}, {round(weight * sizes[number]):,} of them in an epoch"
+
+
+def _bos_notes(data: TokenizedPairs, tokenizer: Any) -> list[str]:
+    """Say so where a template writes no BOS for a tokenizer that puts one before each text."""
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("")["input_ids"][:1] != [bos]:
+        return []
+    without = sum(group.prompt[0] != bos for group in data.groups)
+    if not without:
+        return []
+    return [
+        f"{counted(without, 'prompt')} without BOS: the chat template writes no {tokenizer.bos_token}, though the "
+        "tokenizer puts one before a text; who serves the policy with this template leaves it out too"
+    ]
 
 
 def plan(config: TrainConfig, data: TokenizedPairs) -> list[Step]:
-    """Plan the steps of the whole run."""
+    """Plan the steps of the whole run.
+
+    Raises:
+        UsageError: a set's weight leaves none of its pairs.
+    """
+    weights = [each.weight for each in config.data.train]
+    _refuse_unused_sets(weights, data)
     return plan_steps(
         data.groups,
         seed=config.dpo.seed,
@@ -95,7 +147,19 @@ def plan(config: TrainConfig, data: TokenizedPairs) -> list[Step]:
         num_epochs=config.dpo.max_num_epochs,
         max_steps=config.dpo.max_num_steps,
         order=config.data.order,
+        weights=weights,
+        shuffle=config.data.shuffle,
     )
+
+
+def _refuse_unused_sets(weights: Sequence[float], data: TokenizedPairs) -> None:
+    sizes = Counter(pair.dataset for group in data.groups for pair in group.pairs)
+    for number, weight in enumerate(weights):
+        if sizes[number] and not round(weight * sizes[number]):
+            raise UsageError(
+                f"data.train[{number}].weight={weight:g}: of {counted(sizes[number], 'pair')} none is left; give at "
+                f"least {1 / sizes[number]:.2g}, or leave the set out"
+            )
 
 
 def refuse_other_reference(config: TrainConfig, tokenizer: Any) -> None:

@@ -2,10 +2,8 @@
 
 import math
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -14,13 +12,12 @@ from torch import Tensor
 
 from schemas.errors import DpoError
 from trainer.config.sections import TrainConfig
-from trainer.data.plan import PairRef, ResponseRef, Step, pair_weights, sides
-from trainer.loss.objective import METRICS, PairTerms, pair_terms
-from trainer.model.batch import PairBatch, TokenRows, pair_batch, token_rows
-from trainer.model.logps import ResponseLogps, response_logps
-from trainer.model.packing import Packer, Row, share
-from trainer.model.reference import Reference
-from trainer.run.throughput import FlopCounter, work_of
+from trainer.data.plan import ResponseRef, Step
+from trainer.model.logps import response_logps
+from trainer.model.packing import Row
+from trainer.run.rows import StepRows, Tally, exchange, pair_terms, rows_of_pairs, tokens_of
+from trainer.run.throughput import work_of
+from trainer.run.training import Training
 
 MAX_ROWS_NAMED = 10
 
@@ -28,81 +25,15 @@ START_LOSS = math.log(2)
 START_TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 """How far the first preference loss may lie from ln 2, for a beta of at most 1; with beta above."""
 
-
-@dataclass(frozen=True)
-class Training:
-    """What a step works with; the same objects for the whole run."""
-
-    config: TrainConfig
-    accelerator: Accelerator
-    scorer: Any  # a ResponseScorer, as Accelerate wrapped it
-    optimizer: Any
-    scheduler: Any
-    packer: Packer
-    pads_to: int
-    reference: Reference
-    flops: FlopCounter
-    notes: tuple[str, ...] = ()  # what the set-up found worth telling
-
-
-@dataclass(frozen=True)
-class StepRows:
-    """The rows of a step and of this process, and which pairs are whole in a row."""
-
-    all_rows: list[Row]
-    mine: list[Row]
-    inside: dict[Row, list[PairRef]]  # the pairs whose two responses lie in the row
-    across: list[PairRef]  # the pairs whose responses lie in two rows
-    weights: dict[PairRef, float]
-
-    def beside(self, number: int, num_processes: int) -> list[Row]:
-        """Give the rows that all processes compute while this one computes its row of that number.
-
-        A forward pass may be a collective (DDP exchanges buffers, FSDP weights), so all of them do it or none.
-        """
-        return self.all_rows[number * num_processes : (number + 1) * num_processes]
-
-    @property
-    def total_weight(self) -> float:
-        """Sum the weights of all pairs of the step, over all processes."""
-        return sum(self.weights.values())
+DIFFERENT_START = (
+    "the policy's log-probs differ from the reference's though their weights are equal. Does the model have dropout, "
+    "noise or state of its own between calls? policy.precision=float32 tells whether it is rounding"
+)
 
 
 def step_rows(step: Step, training: Training) -> StepRows:
     """Pack a step's responses for all processes, and find each pair's row."""
-    groups, accelerator = training.packer.groups, training.accelerator
-    num_processes = accelerator.num_processes
-    rows = training.packer.rows(step.responses(groups), num_processes=num_processes)
-    row_of = {ref: row for row in rows if not row.is_filler for ref in row.refs()}
-    inside: dict[Row, list[PairRef]] = {}
-    across: list[PairRef] = []
-    for pair in step.pairs:
-        chosen, rejected = sides(pair, groups)
-        if row_of[chosen] is row_of[rejected]:
-            inside.setdefault(row_of[chosen], []).append(pair)
-        else:
-            across.append(pair)
-    weights = pair_weights(step.pairs, groups, training.config.dpo.weighting)
-    return StepRows(
-        rows,
-        share(rows, process=accelerator.process_index, num_processes=num_processes),
-        inside,
-        across,
-        dict(zip(step.pairs, weights, strict=True)),
-    )
-
-
-class Tally:
-    """Sums of metrics over the pairs that this process has computed, and their losses by name."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(METRICS), device=device)
-        self.losses: list[tuple[PairBatch, Tensor]] = []
-
-    def add(self, batch: PairBatch, terms: PairTerms) -> None:
-        """Add the pairs of a row."""
-        self.sums += terms.metric_sums(batch.weights)
-        self.losses.append((batch, terms.loss.detach()))
+    return rows_of_pairs(training, training.packer, training.reference, step.pairs)
 
 
 def train_step(training: Training, step: Step) -> dict[str, float]:
@@ -118,7 +49,7 @@ def train_step(training: Training, step: Step) -> dict[str, float]:
     # Divided by the weight of the whole step, the rows of all processes sum up to the mean over its pairs, as if one
     # process had computed it at once. DDP averages gradients over processes; the factor makes a sum of it.
     scale = accelerator.num_processes / rows.total_weight
-    tally = Tally(accelerator.device)
+    tally = Tally(training)
     training.optimizer.zero_grad()
     slopes = _slopes_across_rows(training, rows, tally) if rows.across else {}
     for number, row in enumerate(rows.mine, start=1):
@@ -128,19 +59,32 @@ def train_step(training: Training, step: Step) -> dict[str, float]:
             accelerator.backward(loss * (0.0 if row.is_filler else scale))
     max_norm = training.config.policy.max_grad_norm or math.inf
     grad_norm = accelerator.clip_grad_norm_(training.scorer.parameters(), max_norm)
-    # the one place in a step where the processes and the device are waited for
-    sums = accelerator.reduce(tally.sums, reduction="sum") / rows.total_weight
-    *means, norm = torch.cat([sums, grad_norm.detach().reshape(1).to(sums)]).tolist()
-    metrics = dict(zip(METRICS, means, strict=True))
+    *sums, norm = tally.reduced(grad_norm)
+    metrics = tally.metrics(sums, rows)
     _refuse_not_finite(accelerator, metrics["loss"], norm, tally)
     training.optimizer.step()
     training.scheduler.step()
     seconds = time.perf_counter() - started
     return (
         metrics
-        | {"grad_norm": norm, "lr": learning_rate, "num_valid_samples": len(step.pairs), "step_seconds": seconds}
+        | {"grad_norm": norm, "lr": learning_rate, "step_seconds": seconds}
         | _speed(training, step, rows, seconds)
     )
+
+
+def check_first_step(config: TrainConfig, metrics: dict[str, float]) -> None:
+    """Hold the first step of a policy that is its own reference to what that means.
+
+    Raises:
+        DpoError: the log-probs of one of them are wrong.
+    """
+    if not config.dpo.preference_loss_weight:
+        return
+    beta, precision = config.dpo.reference_policy_kl_penalty, config.policy.precision
+    if config.loss.starts_at_ln_2:
+        check_start(metrics["preference_loss"], beta=beta, precision=precision)
+    else:
+        check_start_margin(metrics["margin_mean"], beta=beta, precision=precision)
 
 
 def check_start(preference_loss: float, *, beta: float, precision: str) -> None:
@@ -153,21 +97,33 @@ def check_start(preference_loss: float, *, beta: float, precision: str) -> None:
     if not abs(preference_loss - START_LOSS) <= tolerance:  # so that NaN fails too
         raise DpoError(
             f"the preference loss of step 1 is {preference_loss:.8f}, expected ln 2 = {START_LOSS:.8f} within "
-            f"{tolerance:g} ({precision}): the policy's log-probs differ from the reference's though their weights "
-            "are equal. Does the model have dropout, noise or state of its own between calls? "
-            "policy.precision=float32 tells whether it is rounding"
+            f"{tolerance:g} ({precision}): {DIFFERENT_START}"
+        )
+
+
+def check_start_margin(margin: float, *, beta: float, precision: str) -> None:
+    """Hold the first margin to 0, where the loss is another than ln 2 to begin with.
+
+    Raises:
+        DpoError: it is something else, so the log-probs of policy or reference are wrong.
+    """
+    tolerance = 2 * START_TOLERANCE[precision] * max(1.0, beta)  # a margin of 2 t changes the sigmoid loss by t
+    if not abs(margin) <= tolerance:  # so that NaN fails too
+        raise DpoError(
+            f"the margin of step 1 is {margin:.8f}, expected 0 within {tolerance:g} ({precision}): {DIFFERENT_START}"
         )
 
 
 def _row_loss(training: Training, row: Row, rows: StepRows, slopes: dict[ResponseRef, Tensor], tally: Tally) -> Tensor:
     """Compute a row and give what its gradient is taken of: its pairs' losses, and for responses whose pairs reach
     into other rows their log-probs times the loss's slope there."""
-    batch = _rows_of(training, row)
-    policy = response_logps(training.scorer, batch)
+    batch = tokens_of(training, rows, row)
+    pairs = [] if row.is_filler else rows.inside.get(row, [])
+    policy = response_logps(training.scorer, batch, training.objective.measures if pairs else ())
     loss = policy.tokens.sum() * 0.0  # so that a filler has a gradient too
-    pairs = rows.inside.get(row, [])
-    if pairs and not row.is_filler:
-        terms, paired = _terms(training, pairs, rows, batch.responses, policy, training.reference.of(batch))
+    if pairs:
+        reference = rows.reference.of(batch)
+        terms, paired = pair_terms(training, rows, pairs, batch.responses, policy=policy, reference=reference)
         loss = loss + (terms.loss * paired.weights).sum()
         tally.add(paired, terms)
     for ref, logps in zip(batch.responses, policy.per_response, strict=True):
@@ -183,64 +139,20 @@ def _slopes_across_rows(training: Training, rows: StepRows, tally: Tally) -> dic
     the whole loss of these pairs as a function of a few numbers. The second pass, row by row, then needs these slopes
     alone: the chain rule, with nothing lost and no activations of two rows kept together.
     """
-    groups, accelerator = training.packer.groups, training.accelerator
-    refs = list(dict.fromkeys(ref for pair in rows.across for ref in sides(pair, groups)))
-    wanted = {*refs}
-    found: dict[ResponseRef, tuple[Tensor, Tensor]] = {}
-    with torch.no_grad():
-        for number, row in enumerate(rows.mine):
-            if all(wanted.isdisjoint(one.refs()) for one in rows.beside(number, accelerator.num_processes)):
-                continue
-            batch = _rows_of(training, row)
-            policy, reference = response_logps(training.scorer, batch), training.reference.of(batch)
-            if not row.is_filler:
-                members = zip(policy.per_response, reference.per_response, strict=True)
-                found |= {ref: both for ref, both in zip(batch.responses, members, strict=True) if ref in wanted}
-    lengths = tuple(int(sum(groups[ref.group].responses[ref.response].loss_mask)) for ref in refs)
-    both = torch.zeros(2, sum(lengths), device=accelerator.device)
-    for ref, place in zip(refs, torch.split(both, list(lengths), dim=1), strict=True):
-        if ref in found:  # the others are another process' share
-            place.copy_(torch.stack(found[ref]))
-    both = accelerator.reduce(both, reduction="sum")
-    policy_tokens = both[0].clone().requires_grad_()
-    policy, reference = ResponseLogps(policy_tokens, lengths), ResponseLogps(both[1], lengths)
-    terms, paired = _terms(training, rows.across, rows, refs, policy, reference)
-    (slopes,) = torch.autograd.grad((terms.loss * paired.weights).sum(), policy_tokens)
-    if accelerator.is_main_process:  # each process has computed these pairs, and they count once
-        tally.add(paired, terms)
-    return dict(zip(refs, torch.split(slopes, list(lengths)), strict=True))
-
-
-def _rows_of(training: Training, row: Row) -> TokenRows:
-    packer = training.packer
-    rows = token_rows(row, packer.groups, packer.layout, pads_to=training.pads_to)
-    return rows.to(training.accelerator.device)
-
-
-def _terms(
-    training: Training,
-    pairs: Sequence[PairRef],
-    rows: StepRows,
-    responses: Sequence[ResponseRef],
-    policy: ResponseLogps,
-    reference: ResponseLogps,
-) -> tuple[PairTerms, PairBatch]:
-    """Compute the terms of some pairs among these responses."""
-    batch = pair_batch(pairs, training.packer.groups, responses, [rows.weights[pair] for pair in pairs])
-    batch = batch.to(training.accelerator.device)
-    options = training.config.dpo
-    terms = pair_terms(
-        policy,
-        reference,
-        chosen=batch.chosen,
-        rejected=batch.rejected,
-        beta=options.reference_policy_kl_penalty,
-        preference_weight=options.preference_loss_weight,
-        sft_weight=options.sft_loss_weight,
-        average_preference=options.preference_average_log_probs,
-        average_sft=options.sft_average_log_probs,
+    known = exchange(training, rows)
+    tokens = known.policy.tokens.clone().requires_grad_()
+    terms, paired = pair_terms(
+        training,
+        rows,
+        rows.across,
+        known.responses,
+        policy=replace(known.policy, tokens=tokens),
+        reference=known.reference,
     )
-    return terms, batch
+    (slopes,) = torch.autograd.grad((terms.loss * paired.weights).sum(), tokens)
+    if training.accelerator.is_main_process:  # each process has computed these pairs, and they count once
+        tally.add(paired, terms)
+    return dict(zip(known.responses, torch.split(slopes, list(known.policy.lengths)), strict=True))
 
 
 def _refuse_not_finite(accelerator: Accelerator, loss: float, grad_norm: float, tally: Tally) -> None:

@@ -1,0 +1,162 @@
+"""Rows of tables: Parquet, Arrow, CSV, and the folders that `save_to_disk` of Hugging Face's datasets writes.
+
+A column stands in each row of a table, so a null says that the row has no such key. A cell of CSV is text: messages
+stand in it as JSON, and the columns that are known to hold numbers, booleans or lists are read as JSON.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import InputError
+from schemas.lines import LineError, decode_strict
+from schemas.streams import open_stream, place_text
+from schemas.terminal import path_text, printable
+
+ROWS_AT_ONCE = 1024
+ARROW_FILE_MAGIC = b"ARROW1"
+SAVED_SET, SAVED_SPLITS, SAVED_STATE = "dataset_info.json", "dataset_dict.json", "state.json"
+JSON_COLUMNS = frozenset(
+    {
+        "chosen_reward",
+        "rejected_reward",
+        "chosen_truncated",
+        "rejected_truncated",
+        "prompt_token_ids",
+        "chosen_token_ids",
+        "rejected_token_ids",
+        "chosen_loss_mask",
+        "rejected_loss_mask",
+        "overall_preference",
+    }
+)
+"""Columns of CSV that never hold text."""
+
+Rows = Iterator[tuple[int, object | LineError]]
+
+
+def parquet_rows(path: Path, advance: Callable[[int], None]) -> Rows:
+    """Yield the rows of a Parquet file.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    from pyarrow import ArrowException, parquet
+
+    try:
+        number = 0
+        with parquet.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, without_nulls(row)
+                advance(file.metadata.row_group(group).total_byte_size)
+    except FileNotFoundError:
+        raise InputError(f"{path_text(path)}: no such file") from None
+    except (OSError, ArrowException) as error:
+        raise InputError(f"{path_text(path)}: can't be read as Parquet: {printable(str(error))}") from error
+
+
+def arrow_rows(path: Path, advance: Callable[[int], None]) -> Rows:
+    """Yield the rows of an Arrow file, of the file or the stream format.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    import pyarrow as pa
+
+    try:
+        number = 0
+        with pa.memory_map(os.fspath(path)) as source:
+            is_file = source.read(len(ARROW_FILE_MAGIC)) == ARROW_FILE_MAGIC
+            source.seek(0)
+            reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+            for batch in batches:
+                for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+                    for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+                        number += 1
+                        yield number, without_nulls(row)
+                advance(batch.nbytes)
+    except FileNotFoundError:
+        raise InputError(f"{path_text(path)}: no such file") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path_text(path)}: can't be read as Arrow: {printable(str(error))}") from error
+
+
+def csv_rows(path: Path, advance: Callable[[int], None]) -> Rows:
+    """Yield the rows of a CSV file with a header.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    csv.field_size_limit(sys.maxsize)  # a response is easily longer than what the module takes for one cell
+    try:
+        with open_stream(path, lambda content: advance(len(content))) as stream:
+            reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
+            header = next(reader, [])
+            for number, cells in enumerate((cells for cells in reader if cells), start=1):
+                if len(cells) == len(header):
+                    yield number, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
+                else:
+                    yield number, LineError(f"got {len(cells)} cells, expected {len(header)}, as the header has")
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{place_text(path)}: can't be read as CSV: {printable(str(error))}") from error
+
+
+def folder_rows(path: Path, advance: Callable[[int], None]) -> Rows:
+    """Yield the rows of a data set that was saved with `save_to_disk`.
+
+    Raises:
+        InputError: the folder holds none, or can't be read.
+    """
+    if not is_saved_set(path):
+        raise InputError(f"{path_text(path)}: is a directory; name a file in it")
+    state = json.loads((path / SAVED_STATE).read_text(encoding="utf-8"))
+    number = 0
+    for file in state["_data_files"]:
+        for _, row in arrow_rows(path / file["filename"], advance):
+            number += 1
+            yield number, row
+
+
+def is_saved_set(path: Path) -> bool:
+    """Tell whether a folder is a data set that was saved with `save_to_disk`."""
+    return (path / SAVED_SET).is_file() and (path / SAVED_STATE).is_file()
+
+
+def saved_splits(path: Path) -> list[str]:
+    """Name the splits of data sets that were saved together; none where the folder is something else."""
+    if not (path / SAVED_SPLITS).is_file():
+        return []
+    return list(json.loads((path / SAVED_SPLITS).read_text(encoding="utf-8"))["splits"])
+
+
+def without_nulls(value: Any) -> Any:
+    """Leave out the keys that a row has only because another row has them."""
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [without_nulls(inner) for inner in value]
+    return value
+
+
+def _cell(name: str, text: str) -> object:
+    """Read what a cell holds; text that is JSON by chance, such as a list of numbers to sort, stays text."""
+    is_known = name in JSON_COLUMNS
+    if is_known and not text:
+        return None
+    if not is_known and not text.lstrip().startswith("["):
+        return text
+    try:
+        value = decode_strict(text.lower().encode() if text in ("True", "False") else text.encode())
+    except LineError:
+        return text
+    is_list = isinstance(value, list) and bool(value) and all(isinstance(each, dict) for each in value)
+    return value if is_known or is_list else text

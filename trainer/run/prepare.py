@@ -1,0 +1,129 @@
+"""Everything before the first step: pairs, model, plan, folder, and what a step, a validation and a save work with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import Accelerator
+
+from trainer.config.sections import TrainConfig
+from trainer.data.plan import Step
+from trainer.data.tokenize import TokenizedPairs, end_of_turn_ids
+from trainer.model.lora import add_lora
+from trainer.model.policy import load_policy
+from trainer.model.quantized import load_kwargs
+from trainer.run.checkpoints import Checkpoints
+from trainer.run.clock import RunClock
+from trainer.run.health import Health, start_health
+from trainer.run.known_metrics import refuse_unknown_metric
+from trainer.run.out_of_memory import explain_out_of_memory
+from trainer.run.report import RunReport
+from trainer.run.run_folder import RunFolder
+from trainer.run.samples import SAMPLES_FILE, Samples, start_samples
+from trainer.run.schedule import Schedule, schedule_of
+from trainer.run.setup import set_up
+from trainer.run.start import load_groups, plan, start_accelerator, tokenize
+from trainer.run.state import policy_bytes
+from trainer.run.trackers import Trackers, start_trackers
+from trainer.run.training import Training
+from trainer.run.validation import ValidationSet, leak_notes, load_validation, validation_sets
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is set up; the same objects from its first step to its last."""
+
+    config: TrainConfig  # with the precision of this machine
+    accelerator: Accelerator
+    model: Any  # the policy, with its adapters where it has some, as it is trained
+    tokenizer: Any
+    data: TokenizedPairs
+    steps: Sequence[Step]
+    training: Training
+    validation: Sequence[ValidationSet]
+    schedule: Schedule
+    checkpoints: Checkpoints
+    folder: RunFolder
+    report: RunReport
+    trackers: Trackers
+    samples: Samples
+    health: Health
+    clock: RunClock
+
+
+def prepare(config: TrainConfig) -> Run:
+    """Load, tokenise, plan and set up.
+
+    Raises:
+        InputError: pairs or model can't be read.
+        UsageError: model and tokenizer can't serve, or an option does not fit them.
+        DpoError: nothing to train on, or the set-up went wrong.
+    """
+    clock = RunClock(config.checkpointing.must_save_by)
+    accelerator, config = start_accelerator(config)
+    is_main = accelerator.is_main_process
+    checkpoints = Checkpoints(config)
+    if is_main:
+        checkpoints.refuse_used_folder()
+    groups = load_groups(config.data.train, shown=is_main)
+    model, tokenizer = _load(config)
+    data = tokenize(config, groups, model, tokenizer, shown=is_main)
+    held_out = load_validation(config, model, tokenizer, shown=is_main)
+    num_bytes = policy_bytes(model)
+    clock.expect_save_of(num_bytes)
+    if config.policy.lora.rank:
+        model = add_lora(model, config.policy.lora)
+    steps = plan(config, data)
+    schedule = schedule_of(config, len(steps))
+    folder = RunFolder(config.output_dir, writes=is_main)
+    folder.create(config)
+    report = RunReport(num_steps=len(steps), shown=is_main)
+    report.start(config, data, num_processes=accelerator.num_processes)
+    report.held_out(held_out, schedule)
+    report.saving(checkpoints, schedule, num_bytes)
+    for note in (*data.notes, *(note for each in held_out for note in each.notes), *leak_notes(data.groups, held_out)):
+        report.say(note)
+    with folder.given_back(), explain_out_of_memory(config, "reference"):
+        others = [each.data.groups for each in held_out]
+        training = set_up(config, accelerator, model, data, steps, validation=others, say=report.say)
+        sets = validation_sets(config, training, held_out)
+        refuse_unknown_metric(checkpoints.metric, training, sets, steps[0])
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        tokenizer=tokenizer,
+        data=data,
+        steps=steps,
+        training=training,
+        validation=sets,
+        schedule=schedule,
+        checkpoints=checkpoints,
+        folder=folder,
+        report=report,
+        trackers=start_trackers(config, folder.path, is_main=is_main, say=report.say),
+        samples=start_samples(
+            config,
+            accelerator,
+            training.scorer,
+            tokenizer,
+            end_ids=end_of_turn_ids(tokenizer, model.generation_config),
+            sets={each.name: each.packer.groups for each in sets},
+            training=data.groups,
+            path=folder.path / SAMPLES_FILE,
+            say=report.say,
+        ),
+        health=start_health(config, num_steps=len(steps), steps_in_epoch=sum(step.epoch == 0 for step in steps)),
+        clock=clock,
+    )
+
+
+def _load(config: TrainConfig) -> tuple[Any, Any]:
+    """Load model and tokenizer as the configuration says."""
+    policy = config.policy
+    return load_policy(
+        policy.model_name,
+        tokenizer=policy.tokenizer,
+        overrides=policy.hf_config_overrides,
+        load_kwargs=load_kwargs(policy.lora, policy.precision),
+    )

@@ -1,0 +1,237 @@
+"""What the policy answers to a few prompts while it learns: on stderr, in samples.jsonl, and for the trackers.
+
+Answers are greedy, so they differ from step to step by the weights alone. Training goes on from the bit where it was:
+the model's attention, its modes, its generation settings and the random numbers are as before.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor
+from transformers import GenerationConfig
+
+from trainer.config.data import DEFAULT_SET
+from trainer.config.sections import TrainConfig
+from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
+from trainer.model.attention import Backend
+from trainer.model.scorer import ResponseScorer
+
+SAMPLES_FILE = "samples.jsonl"
+TRAIN_SET = "train"
+"""What the training data are called where there is no validation set."""
+
+SAMPLES_AT_ONCE = 8
+SHOWN_CHARACTERS = 96
+"""Of each text on stderr; samples.jsonl has all of it."""
+
+WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Where the main process has all the weights, and may use them while the others wait."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An answer of the policy beside the two that it learns from."""
+
+    step: int
+    set: str
+    prompt: str
+    response: str
+    chosen: str
+    rejected: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Give the sample as JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Which prompts are answered, when, and by what."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    scorer: ResponseScorer
+    tokenizer: Any
+    end_ids: frozenset[int]
+    set_name: str
+    groups: tuple[TokenizedGroup, ...]
+    path: Path
+    say: Callable[[str], None]
+    failed: list[str] = field(default_factory=list)  # why there will be no more
+
+    def is_due(self, step: int, *, validated: bool) -> bool:
+        """Say whether prompts are to be answered after this step."""
+        period = self.config.logger.sample_period
+        return bool(self.groups) and not self.failed and (step % period == 0 if period else validated)
+
+    def take(self, step: int) -> list[Sample]:
+        """Answer the prompts, show them and write them down; on other processes than the main one do nothing.
+
+        A model that can't generate costs the samples, not the run.
+        """
+        if not self.groups or self.failed or not self.accelerator.is_main_process:
+            return []
+        try:
+            samples = list(self._answer(step))
+        except Exception as error:  # each architecture has its own ways not to generate
+            self.failed.append(str(error))
+            self.say(f"warning: samples: {type(error).__name__}: {_cut(str(error))}; there will be none in this run")
+            return []
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(sample.as_dict()) + "\n" for sample in samples)
+        for sample in samples:
+            for line in _lines(sample):
+                self.say(line)
+        return samples
+
+    def _answer(self, step: int) -> Iterator[Sample]:
+        # a mask can't keep padding from layers that it does not reach
+        at_once = 1 if self.scorer.attention.backend is Backend.ROWS else SAMPLES_AT_ONCE
+        with _generating(self.scorer, self.accelerator):
+            for start in range(0, len(self.groups), at_once):
+                groups = self.groups[start : start + at_once]
+                answers = _greedy(
+                    self.scorer.base,
+                    [group.prompt for group in groups],
+                    end_ids=self.end_ids,
+                    max_new_tokens=self.config.logger.sample_max_new_tokens,
+                    device=self.accelerator.device,
+                )
+                for group, answer in zip(groups, answers, strict=True):
+                    yield self._sample(step, group, answer)
+
+    def _sample(self, step: int, group: TokenizedGroup, answer: list[int]) -> Sample:
+        pair = group.pairs[0]
+        return Sample(
+            step=step,
+            set=self.set_name,
+            prompt=self._text(group.prompt),
+            response=self._text(answer),
+            chosen=self._response_text(group.responses[pair.chosen]),
+            rejected=self._response_text(group.responses[pair.rejected]),
+        )
+
+    def _response_text(self, response: TokenizedResponse) -> str:
+        ids = list(response.ids)
+        while ids and ids[-1] in self.end_ids:
+            ids.pop()
+        return self._text(ids)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
+
+
+def start_samples(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    scorer: Any,
+    tokenizer: Any,
+    *,
+    end_ids: frozenset[int],
+    sets: Mapping[str, Sequence[TokenizedGroup]],
+    training: Sequence[TokenizedGroup],
+    path: Path,
+    say: Callable[[str], None] = lambda text: None,
+) -> Samples:
+    """Choose the prompts: of the validation set `default`, else of the first one, else of the training data.
+
+    `scorer` is the policy, wrapped or not; `path` is the file that the answers are added to.
+    """
+    name = DEFAULT_SET if DEFAULT_SET in sets else next(iter(sets), TRAIN_SET)
+    groups = tuple(sets.get(name, training)[: config.logger.num_val_samples_to_print])
+    if groups and accelerator.distributed_type not in WHOLE:
+        say(f"samples: none under {accelerator.distributed_type.value}, where no process has the whole policy")
+        groups = ()
+    plain = accelerator.unwrap_model(scorer, keep_torch_compile=True) if groups else scorer
+    return Samples(config, accelerator, plain, tokenizer, end_ids, name, groups, path, say)
+
+
+def _greedy(
+    model: Any, prompts: Sequence[Sequence[int]], *, end_ids: frozenset[int], max_new_tokens: int, device: torch.device
+) -> list[list[int]]:
+    """Generate after each prompt, all at once, padded on the left; give the tokens before the end of the turn."""
+    longest = max(map(len, prompts))
+    input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+    attention_mask = torch.zeros_like(input_ids)
+    for number, prompt in enumerate(prompts):
+        input_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
+        attention_mask[number, longest - len(prompt) :] = 1
+    output: Tensor = model.generate(
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        generation_config=_settings(model, end_ids, _room(model.config, longest, max_new_tokens)),
+    )
+    return [_before_end(row, end_ids) for row in output[:, longest:].tolist()]
+
+
+def _settings(model: Any, end_ids: frozenset[int], max_new_tokens: int) -> GenerationConfig:
+    make: Any = GenerationConfig
+    settings: GenerationConfig = make(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        bos_token_id=getattr(model.config.get_text_config(), "bos_token_id", None),
+        eos_token_id=sorted(end_ids),
+        pad_token_id=min(end_ids, default=0),  # stands only behind an end
+    )
+    return settings
+
+
+def _room(config: Any, num_prompt: int, max_new_tokens: int) -> int:
+    """Keep a model whose places end (GPT-2) from going beyond them."""
+    text = config.get_text_config()
+    most: int | None = getattr(text, "max_position_embeddings", None)
+    if most is None or getattr(text, "rope_parameters", None):
+        return max_new_tokens
+    return max(1, min(max_new_tokens, most - num_prompt))
+
+
+def _before_end(ids: list[int], end_ids: frozenset[int]) -> list[int]:
+    place = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
+    return ids[:place]
+
+
+@contextmanager
+def _generating(scorer: ResponseScorer, accelerator: Accelerator) -> Iterator[None]:
+    """Make the policy one that generates, in training's precision, and set everything back behind it."""
+    base = scorer.base
+    modes = {module: module.training for module in scorer.modules()}
+    settings = base.generation_config
+    device = accelerator.device
+    devices = [device] if device.type == "cuda" else []
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(accelerator.autocast())
+        stack.enter_context(torch.compiler.set_stance("force_eager"))  # a length a token would be compiled each time
+        try:
+            scorer.train(False)
+            base.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # the model's may ask for temperatures and penalties
+            base.set_attn_implementation(scorer.attention.plain_implementation)
+            yield
+        finally:
+            base.set_attn_implementation(scorer.attention.implementation)
+            base.generation_config = settings
+            for module, was_training in modes.items():
+                module.training = was_training
+
+
+def _lines(sample: Sample) -> Iterator[str]:
+    yield f"sample after step {sample.step}, set {sample.set}"
+    yield f"  prompt    {_cut(sample.prompt, keeps_end=True)}"
+    yield f"  answer    {_cut(sample.response)}"
+    yield f"  chosen    {_cut(sample.chosen)}"
+
+
+def _cut(text: str, *, keeps_end: bool = False) -> str:
+    text = " ".join(text.split())
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"…{text[1 - SHOWN_CHARACTERS :]}" if keeps_end else f"{text[: SHOWN_CHARACTERS - 1]}…"
