@@ -97,7 +97,7 @@ def _usage_message(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "dpo"
     message: str = error.format_message()  # type: ignore[attr-defined]
-    return f"{message.rstrip('.')} (see: {command} --help)"
+    return f"{' '.join(message.split()).rstrip('.')} (see: {command} --help)"
 
 
 def _show_version(wanted: bool) -> None:

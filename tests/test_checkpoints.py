@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from schemas.errors import UsageError
+from schemas.errors import DpoError, UsageError
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
 from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run, weights_of
@@ -148,6 +148,9 @@ def test_checkpoints_may_lie_elsewhere(folder: Path) -> None:
     assert not (folder / "run" / "checkpoints").exists()
     with pytest.raises(UsageError, match=r"elsewhere: exists and is not empty; name a new folder"):
         run(folder, "another", elsewhere, EVERY_SECOND)
+    assert not (folder / "another").exists()
+    with pytest.raises(DpoError, match=r"pairs\.jsonl/x: can't be written"):
+        run(folder, "another", f"checkpointing.checkpoint_dir={folder / 'pairs.jsonl' / 'x'}")
     assert not (folder / "another").exists()
 
 

@@ -137,9 +137,7 @@ def outcomes(result: Imported) -> dict[str, str]:
 def test_nemo_rls_own_file(imported, tmp_path: Path) -> None:
     result = imported(NEMO_RL)
     config = config_of(result, tmp_path)
-    assert [str(note) for note in result.lost] == [
-        "lost        logger.tensorboard.log_dir -> logger.log_dir: is logs already; all trackers share it"
-    ]
+    assert result.lost == []
     assert config.dpo.max_num_steps == 150
     assert (config.dpo.val_batches, config.dpo.val_at_end) == (8, False)
     assert config.dpo.sft_average_log_probs is False
@@ -366,7 +364,9 @@ policy:
     assert (config.policy.scheduler.name, config.policy.scheduler.warmup_steps) == ("cosine", 5)
     assert (config.policy.lora.rank, config.policy.lora.alpha) == (32, 64)
     assert config.policy.gradient_checkpointing
-    assert [note.old for note in result.lost] == ["policy.megatron_cfg.tensor_model_parallel_size"]
+    assert [str(note) for note in result.lost] == [
+        "lost        policy.megatron_cfg: there is no such back end; its tensor_model_parallel_size"
+    ]
 
 
 # Inheritance and interpolation

@@ -88,6 +88,12 @@ def test_what_is_no_file_of_settings(write, text: str | bytes, message: str) -> 
     assert message in str(caught.value)
 
 
+def test_anchors_of_anchors_are_not_followed_for_ever(write) -> None:
+    levels = "".join(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]\n" for level in range(1, 9))
+    with pytest.raises(UsageError, match=r"run\.yaml: no settings: 100,000 keys and more"):
+        read_yaml(write(f"a0: &a0 [x]\n{levels}"))
+
+
 def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no.yaml: no such file; expected a YAML file of settings"):
         read_yaml(tmp_path / "no.yaml")

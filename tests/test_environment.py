@@ -120,6 +120,8 @@ def test_a_login_of_wandb_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WANDB_BASE_URL", "https://api.example.com")
     check_environment(config_of(tmp_path, logger=logger))
     monkeypatch.delenv("WANDB_BASE_URL")
+    login.write_text("machine api.wandb.ai\n  login user\n")
+    assert "no Weights & Biases key" in problem(tmp_path, logger=logger)
     login.write_text("machine api.wandb.ai\n  login user\n  password secret123\n")
     check_environment(config_of(tmp_path, logger=logger))
     login.rename(tmp_path / "elsewhere")

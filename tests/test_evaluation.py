@@ -1,6 +1,8 @@
 """Steps and evaluations of whole losses: the same numbers however the pairs are cut into rows."""
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,3 +172,51 @@ def test_the_first_margin_is_zero() -> None:
     check_first_step(one.config, {"preference_loss": 100.0, "margin_mean": 0.0})
     with pytest.raises(Exception, match="expected ln 2"):
         check_first_step(training().config, {"preference_loss": 0.7, "margin_mean": 0.0})
+
+
+REWARDED = [
+    TokenizedGroup(
+        group.prompt,
+        group.responses,
+        tuple(
+            replace(pair, chosen_reward=1.0 + pair.chosen, rejected_reward=0.1 * pair.rejected, environment=name)
+            for pair in group.pairs
+        ),
+    )
+    for group, name in zip(GROUPS, ("math", "code", "math"), strict=True)
+]
+
+
+def test_rewards_reach_the_loss_across_rows_too() -> None:
+    """MMPO of the pairs by hand, from the margins that DPO's own loss gives away."""
+    for budget in (10_000, longest_of(GROUPS)):
+        one = training("loss.name=mmpo", "loss.reward.scale=0.7", groups=REWARDED, budget=budget)
+        assert one.objective.rewards is not None
+        other = training(groups=REWARDED, budget=budget)
+        for ref in step_of(GROUPS).pairs[:4]:
+            pair = REWARDED[ref.group].pairs[ref.pair]
+            logit = pair_metrics(other, other.packer, other.reference, [ref])["margin_mean"]
+            label = 1 / (1 + math.exp(-0.7 * one.objective.rewards.gap(pair)))
+            expected = label * math.log1p(math.exp(-logit)) + (1 - label) * math.log1p(math.exp(logit))
+            found = pair_metrics(one, one.packer, one.reference, [ref])
+            assert found["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["normalization=none", "normalization=global", "scale=2"])
+def test_each_option_of_rewards_changes_the_loss(setting: str) -> None:
+    losses = []
+    for settings in ((), (f"loss.reward.{setting}",)):
+        one = training("loss.name=reward_sq", *settings, groups=REWARDED)
+        losses.append(pair_metrics(one, one.packer, one.reference, step_of(GROUPS).pairs)["loss"])
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_the_accuracy_of_each_environment_is_told() -> None:
+    for budget in (10_000, longest_of(GROUPS)):
+        one = training(groups=REWARDED, budget=budget)
+        found = pair_metrics(one, one.packer, one.reference, step_of(GROUPS).pairs)
+        mean = (found["accuracy/math"] * 9 + found["accuracy/code"]) / 10
+        assert mean == pytest.approx(found["accuracy"])
+        only = pair_metrics(one, one.packer, one.reference, [PairRef(1, 0)])
+        assert only["accuracy/code"] == only["accuracy"]
+        assert "accuracy/math" not in only

@@ -110,7 +110,7 @@ def test_answers_are_the_greedy_ones(tmp_path: Path, attention: str) -> None:
 
 @pytest.mark.parametrize("name", ["qwen3_5", "nemotron_h"])
 def test_hybrid_models_answer_too(tmp_path: Path, name: str) -> None:
-    """Padding would reach layers that no mask reaches; so each prompt is answered by itself."""
+    """Their layers must not see the padding of shorter prompts."""
     model = build(name).eval()  # of 64 words, so that only some bytes stand for one
     small = [replace(each, prompt=[token % 64 for token in each.prompt]) for each in GROUPS]
     samples = replace(samples_of(tmp_path, scorer_of(model), sample_max_new_tokens=3), groups=tuple(small))

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pyarrow as pa
 import pytest
@@ -133,19 +135,49 @@ def test_what_can_not_be_loaded_is_told_in_a_line(tmp_path):
         assert "\n" not in message
 
 
-def test_without_the_hub_the_remedy_is_told(tmp_path):
-    """HF_HUB_OFFLINE is the library's own; it is read when the library is imported, so in a process of its own."""
+def asked_in_another_process(name, home, **env):
+    """Ask for a data set; the settings are read when the library is imported."""
     script = (
         "from trainer.data.hub import hub_rows\n"
         "from schemas.errors import InputError\n"
-        "try: next(hub_rows('nobody/nothing', None, None))\n"
+        f"try: next(hub_rows({name!r}, None, None))\n"
         "except InputError as error: print(error)\n"
     )
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, "HF_HOME": str(home), "PYTHONPATH": str(REPOSITORY), **env}
     result = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     (line,) = result.stdout.splitlines()
+    return line
+
+
+def test_without_the_hub_the_remedy_is_told(tmp_path):
+    line = asked_in_another_process("nobody/nothing", tmp_path, HF_HUB_OFFLINE="1")
     assert line.startswith("data set nobody/nothing: can't be loaded: ")
     assert "HF_HUB_OFFLINE=1 only what was loaded before is there" in line
+
+
+class _NothingThere(BaseHTTPRequestHandler):
+    """Answers as the hub answers for a repository that is not there, or not for the one who asks."""
+
+    def do_GET(self):
+        self.send_response(404 if "nothing" in self.path else 403)
+        self.send_header("X-Error-Code", "RepoNotFound" if "nothing" in self.path else "GatedRepo")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *parts):
+        pass
+
+
+@pytest.mark.parametrize("name", ["nobody/nothing", "nobody/gated"])
+def test_a_name_that_the_hub_does_not_have_is_told_at_once(tmp_path, name):
+    with HTTPServer(("127.0.0.1", 0), _NothingThere) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        env = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+        line = asked_in_another_process(name, tmp_path, **env)
+        server.shutdown()
+    assert line.startswith(f"data set {name}: no such folder, and the hub has no such data set, or not for you; name a")
+    assert "hf auth login" in line
 
 
 def test_rows_have_no_keys_that_are_null(tmp_path):

@@ -1,14 +1,11 @@
 """Publishing, against a stand-in of the hub on this machine: its answers as huggingface_hub asks for them.
 
-The stand-in takes large files in the way of Git LFS; the hub's own way for those (Xet) can't be tried without it.
+The stand-in takes every file within the commit, as the hub takes small ones; its own way for large ones (Xet) can't be
+tried without it.
 """
 
 import base64
-import hashlib
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +13,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import typer
+from huggingface_hub import constants
+from typer.testing import CliRunner
 
 from schemas.errors import DpoError, UsageError
+from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
+from trainer.config.environment import check_environment
+from trainer.config.records import HubSection
+from trainer.config.sections import TrainConfig
+from trainer.config.settings import resolve
+from trainer.export_command import export_command
 from trainer.run.hub import push
+from trainer.run.loop import train
 
 TOKEN = "hf_of_the_test"
 
@@ -31,7 +38,6 @@ class StandIn:
     endpoint: str = ""
     repositories: dict[str, bool] = field(default_factory=dict)  # name: private
     files: dict[str, bytes] = field(default_factory=dict)
-    large: dict[str, bytes] = field(default_factory=dict)  # by digest
     refuses: str = ""  # part of a path that it answers with 403
 
 
@@ -42,11 +48,6 @@ def handler_of(hub: StandIn) -> type[BaseHTTPRequestHandler]:
         def do_GET(self):
             self.answer({"id": "me/policy", "sha": "0" * 40}, 200)
 
-        def do_PUT(self):
-            content = self.body()
-            hub.large[hashlib.sha256(content).hexdigest()] = content
-            self.answer({}, 200)
-
         def do_POST(self):
             body = self.body()
             if self.headers["Authorization"] != f"Bearer {TOKEN}" or (hub.refuses and hub.refuses in self.path):
@@ -55,16 +56,10 @@ def handler_of(hub: StandIn) -> type[BaseHTTPRequestHandler]:
                 self.create(json.loads(body))
             elif "/preupload/" in self.path:
                 files = [
-                    {"path": each["path"], "uploadMode": mode_of(each["path"]), "shouldIgnore": False}
+                    {"path": each["path"], "uploadMode": "regular", "shouldIgnore": False}
                     for each in json.loads(body)["files"]
                 ]
                 self.answer({"files": files}, 200)
-            elif self.path.endswith("/info/lfs/objects/batch"):
-                objects = [
-                    each | {"actions": {"upload": {"href": f"{hub.endpoint}/large/{each['oid']}"}}}
-                    for each in json.loads(body)["objects"]
-                ]
-                self.answer({"transfer": "basic", "objects": objects}, 200)
             elif "/commit/" in self.path:
                 self.commit([json.loads(line) for line in body.splitlines()])
             else:  # validate-yaml
@@ -80,8 +75,6 @@ def handler_of(hub: StandIn) -> type[BaseHTTPRequestHandler]:
             for line in lines:
                 if line["key"] == "file":
                     hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                elif line["key"] == "lfsFile":
-                    hub.files[line["value"]["path"]] = hub.large[line["value"]["oid"]]
             self.answer({"commitUrl": f"{hub.endpoint}/me/policy/commit/{'1' * 40}", "commitOid": "1" * 40}, 200)
 
         def body(self):
@@ -106,10 +99,6 @@ def handler_of(hub: StandIn) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
-
-
-def mode_of(path: str) -> str:
-    return "lfs" if path.endswith(".safetensors") else "regular"
 
 
 @pytest.fixture
@@ -147,7 +136,6 @@ def test_a_policy_is_published_but_for_where_it_lies_here(hub: StandIn, policy: 
     assert url == f"{hub.endpoint}/me/policy"
     assert hub.repositories == {"me/policy": private}
     assert hub.files == files_of(policy)
-    assert [*hub.large.values()] == [(policy / "model.safetensors").read_bytes()]
 
 
 def test_a_repository_that_is_there_is_written_to(hub: StandIn, policy: Path) -> None:
@@ -157,7 +145,7 @@ def test_a_repository_that_is_there_is_written_to(hub: StandIn, policy: Path) ->
     assert hub.files == files_of(policy)
 
 
-@pytest.mark.parametrize("part", ["/repos/create", "/commit/", "/lfs/"])
+@pytest.mark.parametrize("part", ["/repos/create", "/preupload/", "/commit/"])
 def test_what_the_hub_refuses_is_told_with_the_command_to_do_it_by_hand(hub: StandIn, policy: Path, part: str) -> None:
     hub.refuses = part
     with pytest.raises(DpoError) as caught:
@@ -165,9 +153,8 @@ def test_what_the_hub_refuses_is_told_with_the_command_to_do_it_by_hand(hub: Sta
     message = str(caught.value)
     assert caught.value.exit_code == 1
     assert message.startswith("me/policy: can't be pushed to the hub: ")
-    assert message.endswith(
-        f"; the policy is in {policy}, and by hand it is: hf upload me/policy {policy} --exclude train_config.json --private"
-    )
+    by_hand = f"hf upload me/policy {policy} --exclude train_config.json --private"
+    assert message.endswith(f"; the policy is in {policy}, and by hand it is: {by_hand}")
     assert "\n" not in message
     assert (policy / "model.safetensors").is_file()
 
@@ -175,7 +162,7 @@ def test_what_the_hub_refuses_is_told_with_the_command_to_do_it_by_hand(hub: Sta
 def test_a_hub_that_can_t_be_reached_is_told(policy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with pytest.raises(DpoError, match="can't be pushed to the hub: .*by hand it is: hf upload"):
+    with pytest.raises(DpoError, match=r"can't be pushed to the hub: .*by hand it is: hf upload"):
         push(policy, "me/policy", private=False, endpoint="http://127.0.0.1:9")
 
 
@@ -185,23 +172,58 @@ def test_names_that_no_repository_has_are_refused_before_anything_is_sent(policy
         push(policy, name, private=True, endpoint="http://127.0.0.1:9")
 
 
-def run_export(hub: StandIn, policy: Path, target: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own: huggingface_hub reads its variables when it is imported."""
-    code = (
-        "import sys, typer; from trainer.export_command import export_command; app = typer.Typer(); "
-        "app.command()(export_command); app(sys.argv[1:], standalone_mode=False)"
-    )
-    arguments = [str(policy), "-o", str(target), "--push-to-hub", "me/policy", "--public", "--json"]
-    environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, check=False
-    )
-
-
-def test_export_publishes_what_it_wrote(hub: StandIn, policy: Path, tmp_path: Path) -> None:
-    done = run_export(hub, policy, tmp_path / "out")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["url"] == f"{hub.endpoint}/me/policy"
+def test_export_publishes_what_it_wrote(
+    hub: StandIn, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)  # HF_ENDPOINT is read once, when the library is imported
+    app = typer.Typer()
+    app.command()(export_command)
+    arguments = [str(policy), "-o", str(tmp_path / "out"), "--push-to-hub", "me/policy", "--public", "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["url"] == f"{hub.endpoint}/me/policy"
     assert hub.repositories == {"me/policy": False}
     assert hub.files == files_of(tmp_path / "out")
-    assert f"pushed to {hub.endpoint}/me/policy" in done.stderr
+    assert f"pushed to {hub.endpoint}/me/policy" in result.stderr
+
+
+def test_a_run_with_such_a_name_does_not_start(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    config = config_of(tmp_path, policy)
+    check_environment(config)
+    wrong = config.model_copy(update={"hub": HubSection(repo_id="a/b/c")})
+    with pytest.raises(UsageError, match=r"hub.repo_id=a/b/c: no name that a repository can have"):
+        check_environment(wrong)
+
+
+def config_of(tmp_path: Path, policy: Path) -> TrainConfig:
+    write_rows(tmp_path / "pairs.jsonl", [{"prompt": "Q", "chosen": "yes", "rejected": "no"}])
+    return resolve(
+        ["hub.repo_id=me/policy", "hub.private=false"],
+        train_data_path=tmp_path / "pairs.jsonl",
+        model_name=str(policy),
+        output_dir=tmp_path / "run",
+    )
+
+
+def test_a_run_publishes_its_policy(
+    hub: StandIn, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    result = train(config_of(tmp_path, policy))
+    assert result is not None
+    assert hub.repositories == {"me/policy": False}
+    assert hub.files == files_of(result.policy_dir)
+    assert b'from_pretrained("me/policy")' in hub.files["README.md"]
+
+
+def test_a_run_that_can_t_publish_keeps_its_policy(
+    hub: StandIn, policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    hub.refuses = "/commit/"
+    with pytest.raises(DpoError, match="by hand it is: hf upload me/policy") as caught:
+        train(config_of(tmp_path, policy))
+    assert caught.value.exit_code == 1
+    assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()

@@ -24,6 +24,7 @@ from trainer.model.batch import token_rows
 from trainer.model.lora import adapters_off, add_lora, check_adapters_off, load_adapter
 from trainer.model.merged import merged_state_dict, save_weights
 from trainer.model.packing import Layout, Packer
+from trainer.model.quantized import load_kwargs
 from trainer.model.reference_cache import weights_digest
 from trainer.model.scorer import ResponseScorer
 from trainer.run.loop import train
@@ -236,3 +237,30 @@ def test_a_run_with_adapters(tmp_path: Path, mode: str) -> None:
     assert changed
     assert all("_proj" in name for name in changed)
     AutoModelForCausalLM.from_pretrained(result.policy_dir)
+
+
+@pytest.mark.parametrize(
+    ("kept", "quantization"), [("adapter", "none"), ("both", "none"), ("both", "nf4"), ("both", "int8")]
+)
+def test_a_run_leaves_what_was_asked_for(tmp_path: Path, kept: str, quantization: str) -> None:
+    write_rows(tmp_path / "pairs.jsonl", [{"prompt": "Q", "chosen": "yes", "rejected": "no"}])
+    policy = save_tiny_policy(tmp_path / "policy")
+    settings = ["policy.lora.rank=2", "policy.optimizer.lr=1e-2", "dpo.max_num_epochs=3"]
+    settings += [f"policy.lora.save={kept}", f"policy.lora.quantization={quantization}"]
+    config = resolve(
+        settings, train_data_path=tmp_path / "pairs.jsonl", model_name=str(policy), output_dir=tmp_path / "run"
+    )
+    result = train(config)
+    assert result is not None
+    names = {path.name for path in result.policy_dir.iterdir()}
+    assert ("model.safetensors" in names, "adapter_config.json" in names, "adapter" in names) == (
+        (False, True, False) if kept == "adapter" else (True, False, True)
+    )
+    kwargs = load_kwargs(config.policy.lora, "float32")
+    base = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32, **kwargs)
+    adapters = result.policy_dir if kept == "adapter" else result.policy_dir / "adapter"
+    model = load_adapter(base, adapters)
+    assert any(weight.any() for name, weight in model.state_dict().items() if "lora_B" in name)
+    if kept == "both":
+        plain = AutoModelForCausalLM.from_pretrained(result.policy_dir, dtype=torch.float32)
+        assert_equal(plain.state_dict(), merged_state_dict(model))

@@ -23,7 +23,8 @@ from transformers import (
 from schemas.errors import DpoError
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy, tiny_qwen3
-from trainer.config.sections import LoraSection, TrainConfig
+from trainer.config.policy import LoraSection
+from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.data.groups import GroupPair
 from trainer.data.plan import ResponseRef
@@ -146,6 +147,7 @@ def test_weights_gradients_and_moments() -> None:
     assert estimate.total == sum(value for name, value in estimate.as_dict().items() if name != "total")
     eight_bit = estimate_memory(model, config_of("policy.optimizer.name=adamw_8bit"), attention)
     assert eight_bit.optimizer == 53_824
+    assert estimate_memory(model, config_of("policy.optimizer.name=sgd"), attention).optimizer == 0
     online = estimate_memory(model, config_of("reference=online", "policy.precision=bfloat16"), attention)
     assert online.reference == 107_648
     assert online.copies == 2 * 2 * (3_072 + 6_144)  # the matrices of two layers, two bytes each

@@ -116,6 +116,11 @@ def test_without_pairs_the_remedy_is_told() -> None:
         resolve([])
 
 
+def test_a_setting_without_a_value_is_no_file() -> None:
+    with pytest.raises(UsageError, match=r"^dpo\.seed: is a setting, and has no value; write dpo\.seed=VALUE$"):
+        resolve([], train_data_path=[Path("pairs.jsonl"), Path("dpo.seed")])
+
+
 @pytest.mark.parametrize("back", ["~dpo.seed", "~dpo.seed=7", "~dpo"])
 def test_a_setting_can_be_given_back(back: str) -> None:
     assert config_of("dpo.seed=7", back).dpo.seed == 42

@@ -20,6 +20,7 @@ from schemas.errors import DpoError, InputError, UsageError
 from schemas.preference import write_rows
 from tests.architectures import HYBRID, SHARING, WIDTHS, build
 from tests.tiny_models import byte_tokenizer, save_tiny_policy, tiny_qwen3
+from tests.training_runs import ROWS
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
@@ -34,14 +35,6 @@ from trainer.run.loop import RunResult, train
 from trainer.run.step import check_start
 
 LN_2 = math.log(2)
-
-ROWS = [
-    {"prompt": f"Question {prompt}?", "chosen": f"yes {chosen}", "rejected": "no, never" + "!" * rejected}
-    for prompt in range(4)
-    for chosen in range(2)
-    for rejected in range(3)
-]
-"""Four prompts of five responses: 24 pairs of 20 distinct responses; the longest takes 30 + 12 tokens."""
 
 
 @pytest.fixture(scope="session")
@@ -220,18 +213,8 @@ def test_what_listens_to_a_run_is_told(
     )
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
     assert [sample["step"] for sample in samples] == [0, 0, 3, 3, 4, 4, 6, 6]
-    assert told == [
-        (0, False),
-        (1, True),
-        (2, True),
-        (3, True),
-        (3, False),
-        (4, True),
-        (4, False),
-        (5, True),
-        (6, True),
-        (6, False),
-    ]
+    assert [step for step, is_trained in told if is_trained] == [1, 2, 3, 4, 5, 6]
+    assert [step for step, is_trained in told if not is_trained] == [0, 3, 4, 6]
     assert published == [(result.policy_dir, "me/mine", False)]
     for folder in (result.policy_dir, tmp_path / "run" / "checkpoints" / "step_4" / "policy"):
         assert "## Metrics" in (folder / "README.md").read_text()

@@ -90,7 +90,7 @@ MISUSES = [
     (["pairs.jsonl", "--model", "policy", "dpo.seed=" + "[" * 20_000], 2, "dpo.seed="),
     ([], 2, "no pairs to train on: name a file of pairs, such as dpo_train.jsonl"),
     (["pairs.jsonl", "--epochs", "x"], 2, "Invalid value for '--epochs': Input should be a valid integer"),
-    (["pairs.jsonl", "cluster.gpus_per_node=8"], 2, "expected 8 processes, got 1; start it with: torchrun"),
+    (["pairs.jsonl", "cluster.gpus_per_node=8"], 2, "expected 8, got 1; start it with: torchrun"),
     (["pairs.jsonl", "-c", "old.yaml"], 2, "wrong settings:"),
 ]
 MANY_LINES = ("wrong settings:", "start it with: torchrun")
@@ -174,7 +174,7 @@ def test_the_launch_line_is_that_of_the_command(folder: Path) -> None:
         refuse_wrong_number_of_processes(config, ["train", "pairs.jsonl", "--model", "a b"])
     torchrun, accelerate = str(caught.value).splitlines()
     command = "-m cli train pairs.jsonl --model 'a b'"
-    assert torchrun.endswith(f"expected 2 processes, got 1; start it with: torchrun --nproc-per-node 2 {command}")
+    assert torchrun.endswith(f"expected 2, got 1; start it with: torchrun --nproc-per-node 2 {command}")
     assert accelerate == f"  or: accelerate launch --multi_gpu --num_processes 2 {command}"
 
 

@@ -12,6 +12,7 @@ from schemas.preference import write_rows
 from tests.tiny_models import byte_tokenizer, save_tiny_policy
 from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run
 from trainer.config.settings import resolve
+from trainer.run.out_of_memory import remedies
 from trainer.run.prepare import prepare
 
 LN_2 = math.log(2)
@@ -239,3 +240,12 @@ def test_every_metric_of_a_step_can_be_named(folder: Path) -> None:
             output_dir=folder / f"of {name.replace('/', ' ')}",
         )
         prepare(config)
+
+
+def test_what_helps_where_a_validation_runs_out_of_memory() -> None:
+    config = resolve(["dpo.val_micro_batch_size=6", "policy.max_total_sequence_length=100"], train_data_path=Path("x"))
+    first, *_ = remedies(config, "validation", has_gpu=False)
+    assert first == "dpo.val_micro_batch_size=3 (now rows of 1200 tokens)"
+    config = resolve(["dpo.val_micro_batch_size=1", "policy.max_total_sequence_length=100"], train_data_path=Path("x"))
+    (only,) = remedies(config, "validation", has_gpu=False)
+    assert only.startswith("a lower policy.max_total_sequence_length (now 100;")

@@ -16,7 +16,7 @@ ROWS = [
     for chosen in range(2)
     for rejected in range(3)
 ]
-"""Four prompts of five responses: 24 pairs, three steps of eight in an epoch."""
+"""Four prompts of five responses: 24 pairs of 20 distinct responses; the longest takes 30 + 12 tokens."""
 
 HELD_OUT = [
     {"prompt": f"Other {prompt}?", "chosen": f"yes {number}", "rejected": "no"}

@@ -71,8 +71,10 @@ class Carry:
 
     def lose(self, old: str, value: Any, reason: str) -> None:
         """Leave out a key that the run would need to be the same; one that is off, it does not need."""
-        outcome = Outcome.NOT_NEEDED if is_off(old, value) else Outcome.LOST
-        self.notes.append(Note(outcome, old, remark=f"{reason} (it was {_shown(value)})"))
+        if is_off(old, value):
+            self.drop(old, f"it was off ({_shown(value)})")
+        else:
+            self.notes.append(Note(Outcome.LOST, old, remark=f"{reason} (it was {_shown(value)})"))
 
 
 def is_off(old: str, value: Any) -> bool:

@@ -113,7 +113,13 @@ def _hub_problems(config: TrainConfig) -> Iterator[str]:
         yield f"hub.repo_id={printable(repository)}: nothing is pushed while HF_HUB_OFFLINE is set; unset one of both"
         return
     from huggingface_hub import get_token  # half a second, and only a run that publishes needs it
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        yield f"hub.repo_id={printable(repository)}: no name that a repository can have, such as me/my-policy"
     if get_token() is None:
         yield (
             f"hub.repo_id={printable(repository)}: no token for the Hugging Face hub; log in once with "

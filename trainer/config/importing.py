@@ -185,6 +185,8 @@ def _carry_batch(carry: Carry) -> None:
 
 
 def _carry_trackers(carry: Carry) -> None:
+    if "logger.log_dir" in carry.pending and (own := carry.take("logger.tensorboard.log_dir")) is not None:
+        carry.drop("logger.tensorboard.log_dir", f"it was {own}; all trackers write below logger.log_dir")
     names = carry.take("report_to")
     for name in [names] if isinstance(names, str) else names or []:
         if name in TRACKERS:
@@ -200,6 +202,7 @@ def _settle(carry: Carry) -> None:
     settings = carry.settings
     if settings.get(TOKENIZER) is not None and settings[TOKENIZER] == settings.get("policy.model_name"):
         del settings[TOKENIZER]
+        carry.notes = [note for note in carry.notes if note.new != TOKENIZER]
         carry.drop(TOKENIZER, "the policy's is the default")
     if settings.get("loss.label_smoothing") == 0:
         del settings["loss.label_smoothing"]

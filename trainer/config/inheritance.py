@@ -42,7 +42,8 @@ def read_inherited(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         try:
             inherited = read_inherited(path.parent / str(parent), (*above, path.resolve()))
         except InputError as error:
-            raise InputError(f"{path_text(path)}: its parent under defaults: can't be had: {error}") from error
+            where = f"{path_text(path)}: its parent under defaults: can't be had"
+            raise InputError(f"{where}: {error}; put it there, or take the line out") from error
         merged = merge(merged, inherited)
     return merge(merged, tree)
 

@@ -32,7 +32,8 @@ TYPES = {
 }
 HEAD = """# Configuration
 
-Every option of `dpo train`, made from the declarations in `trainer/config/`. [training.md](training.md) says what they do.
+Every option of `dpo train`, made from the declarations in `trainer/config/`. [training.md](training.md) says what they
+do.
 
     dpo train dpo_train.jsonl policy.optimizer.lr=1e-6 dpo.max_num_epochs=3
     dpo train dpo_train.jsonl --config my.yaml --beta 0.1
@@ -41,16 +42,34 @@ Every option of `dpo train`, made from the declarations in `trainer/config/`. [t
     dpo config import old.yaml -o my.yaml            # a YAML of NeMo RL, NeMo Gym's example or an older tutorial
     dpo schema train-config                          # for editors
 
-- Later wins: the defaults, the file of `--config`, the pairs and short options of the command line, `key=value` settings.
-  A setting that is given as a short option and as `key=value` too is refused.
-- `configs/dpo.yaml` has every option with its default; a file needs only those that differ. Paths in it are relative to where
-  `dpo` is started. Numbers and words are read as in YAML 1.2, and a key that stands there twice is refused.
+- Later wins: the defaults, the file of `--config`, the pairs and short options of the command line, `key=value`
+  settings. A setting that is given as a short option and as `key=value` too is refused.
+- `configs/dpo.yaml` has every option with its default; a file needs only those that differ. Paths in it are relative to
+  where `dpo` is started. Numbers and words are read as in YAML 1.2, and a key that stands there twice is refused.
 - In `key=value`, the value is JSON (`true`, `[0.9, 0.98]`), a list or mapping as YAML writes it (`[q_proj, v_proj]`),
   `None` or `null`, else text. `+key=value` and `++key=value` are the same; `~key` goes back to the default.
-- `data.train` is one set or a list of them; in a list, `data.train.0.weight=2` sets one, `data.train.prompt_key=question` all.
-  `data.val_data_paths.NAME=FILE` adds a validation set, `data.val_data_paths.NAME.split=test` sets one of its keys.
+- Arguments of `dpo train` without a dotted key before a `=`, and files that are there, are pairs to train on; several
+  are a mixture. They take the place of the file's `data.train.data_path`.
+- `data.train` is one set or a list of them; in a list, `data.train.0.weight=2` sets one, `data.train.prompt_key=ask`
+  all. `data.val_data_paths.NAME=FILE` adds a validation set, `data.val_data_paths.NAME.split=test` sets a key of it.
 - An unknown key, a wrong value and what can't be together are told all at once, with exit code 2, before anything heavy
   loads. Names of NeMo RL's earlier versions and of TRL are answered with the name here.
+
+## Configurations of other tools
+
+`dpo config import OLD.yaml [key=value ...]` reads a DPO configuration of NeMo RL of any generation (with its parents
+under `defaults:` and its `${...}`), NeMo Gym's example, that of NeMo RL's older tutorial, or TRL's settings. The YAML
+goes to stdout or to `-o`, and stderr has a line for each key of the old file:
+
+| word | what became of the key |
+|---|---|
+| carried | it has the same name here |
+| renamed | it has another name here, and maybe another form of value |
+| not needed | the run is the same without it; the reason stands behind it |
+| lost | the run would need it to be the same; the reason stands behind it |
+
+With `--strict` the exit code is 1 where a key is lost. What the old file does not set has the default below, not that
+of the other tool; NeMo RL's own files set every key.
 """
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from trainer.config.carry import Carry
+from trainer.config.carry import Carry, Note, Outcome, is_off
 from trainer.config.renames import RENAMED
 
 PLACEHOLDER = re.compile(r"^<\w[\w ]*>")
@@ -212,3 +212,9 @@ def _carry_megatron(carry: Carry) -> None:
         carry.put(f"{block}.scheduler.lr_decay_style", "policy.scheduler.name", ours)
     elif style is not None:
         carry.lose(f"{block}.scheduler.lr_decay_style", style, "there are linear, cosine and constant_with_warmup")
+    rest = {key: value for key, value in carry.pending.items() if key.startswith(f"{block}.") and key not in RENAMED}
+    for key in rest:
+        carry.take(key)
+    names = [key.removeprefix(f"{block}.") for key, value in rest.items() if not is_off(key, value)]
+    if names:
+        carry.notes.append(Note(Outcome.LOST, block, remark=f"there is no such back end; its {', '.join(names)}"))

@@ -52,8 +52,8 @@ def refuse_wrong_number_of_processes(config: TrainConfig, arguments: Sequence[st
     on_nodes = f" --nnodes {nodes} --node-rank RANK --master-addr HOST" if nodes > 1 else ""
     more = f" --num_machines {nodes} --machine_rank RANK --main_process_ip HOST --main_process_port 29500"
     raise UsageError(
-        f"cluster.gpus_per_node={config.cluster.gpus_per_node}, cluster.num_nodes={nodes}: expected {wanted} "
-        f"processes, got {found}; start it with: torchrun{on_nodes} --nproc-per-node {here} -m cli {rest}\n"
+        f"cluster.gpus_per_node={config.cluster.gpus_per_node}, cluster.num_nodes={nodes}: number of processes: "
+        f"expected {wanted}, got {found}; start it with: torchrun{on_nodes} --nproc-per-node {here} -m cli {rest}\n"
         f"  or: accelerate launch --multi_gpu --num_processes {wanted}{more if nodes > 1 else ''} -m cli {rest}"
     )
 

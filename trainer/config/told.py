@@ -63,6 +63,9 @@ def tell(
     if config_file is not None:
         _take_file(told, config_file)
     given = {**options, **({f"{SETS}.data_path": pairs} if pairs else {})}
+    for path in pairs:
+        if field_of(str(path)) is not None and not path.exists():
+            told.problems.append(f"{path}: is a setting, and has no value; write {path}=VALUE")
     if pairs:
         _put_pairs(told, [str(path) for path in pairs])
     for key, value in options.items():
@@ -112,6 +115,8 @@ def _take_override(told: Told, override: str, given: Mapping[str, object]) -> No
         told.problems.append(f"{excerpt(override)}: not of the form key=value")
     elif (found := _old_name(key)) is not None:
         told.problems.append(f"{printable(found[0])}: {found[1]}")
+    elif mark != "~" and key in known - set(option_keys()) - WHOLE:
+        told.problems.append(f"{key}: is a section; set one of its keys, {key}.KEY=")
     elif any(each == key or each.startswith(f"{key}.") for each in given):
         told.problems.append(f"{key}: given as an option and as {key}=; give one")
     elif mark == "~":
@@ -119,8 +124,6 @@ def _take_override(told: Told, override: str, given: Mapping[str, object]) -> No
             nearest = nearest_key(key, RENAMED)
             told.problems.append(f"~{key}: no such setting" + (f"; did you mean {nearest}?" if nearest else ""))
         _forget(told, key)
-    elif key in known - set(option_keys()) - WHOLE:
-        told.problems.append(f"{key}: is a section; set one of its keys, {key}.KEY=")
     else:
         _put(told, key, value_of(text, field_of(key)))
 

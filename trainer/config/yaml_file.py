@@ -7,6 +7,7 @@ there twice the last wins. Here 5e-7 is a number, 1:30 and `no` are text, and a 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import yaml
 from schemas.errors import InputError, UsageError
 from schemas.terminal import excerpt, path_text
 
+MAX_KEYS = 100_000
 NUMBER = r"[0-9][0-9_]*"
 TAGS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -80,7 +82,9 @@ def _parse(text: str, name: str) -> YamlFile:
         if not isinstance(node, yaml.MappingNode):
             line = node.start_mark.line + 1
             raise UsageError(f"{name}:{line}: expected a mapping of sections (policy:, dpo:, ...), got {_kind(node)}")
-        places = dict(_lines(node, name, "", ()))
+        places = dict(islice(_lines(node, name, "", ()), MAX_KEYS))
+        if len(places) == MAX_KEYS:  # anchors of anchors are more than memory holds
+            raise UsageError(f"{name}: no settings: {MAX_KEYS:,} keys and more")
         tree = loader.construct_document(node)
     finally:
         loader.dispose()

@@ -113,13 +113,15 @@ def metrics_of(
 
     `weight` is that of all pairs, `environments` that of each environment's pairs in the order of their numbers.
     """
-    means = dict(zip(METRICS, (value / weight for value in sums[:NUM_MEANS]), strict=False))
+    means = {name: value / weight for name, value in zip(METRICS[:NUM_MEANS], sums[:NUM_MEANS], strict=True)}
     chosen_tokens, rejected_tokens, chosen_logits, rejected_logits, *products = sums[NUM_MEANS:NUM_SUMS]
     means["length_gap_mean"] = (chosen_tokens - rejected_tokens) / weight
     means["logits_chosen_mean"] = chosen_logits / chosen_tokens if chosen_tokens else 0.0
     means["logits_rejected_mean"] = rejected_logits / rejected_tokens if rejected_tokens else 0.0
     means["reward_length_correlation"] = _correlation(
-        sum_x=sums[4] + sums[5], sum_y=chosen_tokens + rejected_tokens, products=products, count=2 * weight
+        mean_x=(means["rewards_chosen_mean"] + means["rewards_rejected_mean"]) / 2,
+        mean_y=(chosen_tokens + rejected_tokens) / (2 * weight),
+        mean_products=[product / (2 * weight) for product in products],
     )
     metrics = {name: value for name, value in means.items() if has_reference or name not in WITH_REFERENCE}
     right = sums[NUM_SUMS:]
@@ -127,10 +129,9 @@ def metrics_of(
     return metrics | {f"accuracy/{name}": share for name, share in shares.items()}
 
 
-def _correlation(*, sum_x: float, sum_y: float, products: Sequence[float], count: float) -> float:
-    """Give Pearson's correlation from sums; 0 where one of the two hardly varies."""
-    xx, xy, yy = (product / count for product in products)
-    mean_x, mean_y = sum_x / count, sum_y / count
+def _correlation(*, mean_x: float, mean_y: float, mean_products: Sequence[float]) -> float:
+    """Give Pearson's correlation from means of x, y, xx, xy and yy; 0 where x or y hardly varies."""
+    xx, xy, yy = mean_products
     spread_x, spread_y = xx - mean_x**2, yy - mean_y**2
     if not (spread_x > max(FALL**2, 1e-12 * xx) and spread_y > 1e-12 * yy):
         return 0.0

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from trainer.config.loss import Divergence
 from trainer.loss.losses import PairValues
+from trainer.model.batch import moved
 from trainer.model.logps import ResponseLogps
 
 LARGEST_EXPONENT = 40.0
@@ -49,8 +50,8 @@ def shared_length_sums(
     parts = torch.split(tokens, list(lengths), dim=1)
     zero = tokens.new_zeros((len(tokens), 1), dtype=torch.float64)
     sums = torch.cat([part for each in parts for part in (zero, each.double().cumsum(dim=1))], dim=1)  # (K, N + S)
-    counts = torch.tensor(lengths, device=tokens.device)
-    starts = torch.tensor([0, *accumulate(length + 1 for length in lengths)][:-1], device=tokens.device)
+    counts = moved(torch.tensor(lengths), tokens.device)
+    starts = moved(torch.tensor([0, *accumulate(length + 1 for length in lengths)][:-1]), tokens.device)
     shared = torch.minimum(counts[chosen], counts[rejected])
 
     def side(places: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,8 @@ def settings_digest(model: Any, *, precision: str, backend: str, device: str) ->
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+    if hasattr(model.config, "quantization_config"):  # bitsandbytes makes the weights whole, and rounds where it does
+        settings["bitsandbytes"] = version("bitsandbytes")
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[: 2 * KEY_BYTES]
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
+from trainer.config.preflight import refuse_unwritable_folder
 from trainer.config.records import MetricName
 from trainer.config.sections import TrainConfig
 from trainer.run.retention import Standing, best_of, kept
@@ -56,16 +57,20 @@ class Checkpoints:
         """Say where the policy of a step's checkpoint is."""
         return self._folder_of(step) / POLICY_FOLDER
 
-    def refuse_used_folder(self) -> None:
-        """Keep the checkpoints of two runs apart.
+    def refuse_unfit_folder(self) -> None:
+        """Keep the checkpoints of two runs apart, and try whether a folder can be made where one was named.
 
         Raises:
-            UsageError: the folder that was named holds something.
+            UsageError: the folder holds something.
+            DpoError: it can't be made.
         """
+        if self.options.checkpoint_dir is None or not self.options.enabled:
+            return
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UsageError(
                 f"checkpointing.checkpoint_dir={path_text(self.folder)}: exists and is not empty; name a new folder"
             )
+        refuse_unwritable_folder(self.folder)
 
     def save(
         self, step: int, metrics: Mapping[str, float], info: Mapping[str, object], write: Callable[[Path], None]

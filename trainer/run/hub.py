@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -27,12 +27,10 @@ def push(folder: Path, repo_id: str, *, private: bool, endpoint: str | None = No
     api = HfApi(endpoint=endpoint)
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=url.repo_id,
-            folder_path=folder,
-            commit_message="Upload policy",
-            ignore_patterns=NOT_PUBLISHED,
-        )
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_PUBLISHED)
+        additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+        # one commit, so that the repository never holds half a policy; upload_folder makes several
+        api.create_commit(url.repo_id, additions, commit_message="Upload policy")
     except Exception as error:  # each layer of the hub's client raises its own
         by_hand = f"hf upload {shlex.quote(repo_id)} {shlex.quote(str(folder))} --exclude {' '.join(NOT_PUBLISHED)}"
         raise DpoError(

@@ -64,7 +64,7 @@ def prepare(config: TrainConfig) -> Run:
     is_main = accelerator.is_main_process
     checkpoints = Checkpoints(config)
     if is_main:
-        checkpoints.refuse_used_folder()
+        checkpoints.refuse_unfit_folder()
     groups = load_groups(config.data.train, shown=is_main)
     model, tokenizer = _load(config)
     data = tokenize(config, groups, model, tokenizer, shown=is_main)

@@ -20,7 +20,6 @@ from transformers import GenerationConfig
 from trainer.config.data import DEFAULT_SET
 from trainer.config.sections import TrainConfig
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
-from trainer.model.attention import Backend
 from trainer.model.scorer import ResponseScorer
 
 SAMPLES_FILE = "samples.jsonl"
@@ -92,11 +91,9 @@ class Samples:
         return samples
 
     def _answer(self, step: int) -> Iterator[Sample]:
-        # a mask can't keep padding from layers that it does not reach
-        at_once = 1 if self.scorer.attention.backend is Backend.ROWS else SAMPLES_AT_ONCE
         with _generating(self.scorer, self.accelerator):
-            for start in range(0, len(self.groups), at_once):
-                groups = self.groups[start : start + at_once]
+            for start in range(0, len(self.groups), SAMPLES_AT_ONCE):
+                groups = self.groups[start : start + SAMPLES_AT_ONCE]
                 answers = _greedy(
                     self.scorer.base,
                     [group.prompt for group in groups],
