@@ -12,6 +12,8 @@ from trainer.config.base import Section, one_or_more, path_alone
 DEFAULT_SET = "default"
 """What the set of `data.validation` is called in metrics."""
 
+IN_MEMORY = Path("(rows in memory)")
+"""What stands for the path of rows that a program has handed over."""
 
 HUB_SETS = {
     "HelpSteer3": "nvidia/HelpSteer3",

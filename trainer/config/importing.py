@@ -79,6 +79,11 @@ def import_config(path: Path | None, overrides: Sequence[str] = ()) -> Imported:
         for part in reversed(key.split(".")):
             inner = {part: inner}
         tree = merge(tree, inner)
+    return import_tree(tree)
+
+
+def import_tree(tree: Mapping[str, Any]) -> Imported:
+    """Turn an old configuration that is read already, or a program's, into ours."""
     tree, unresolved = interpolate(tree)
     carry = Carry(flatten(tree))
     for key, reason in unresolved.items():

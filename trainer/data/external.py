@@ -25,9 +25,24 @@ def external_rows(dataset: DatasetSection) -> tuple[Iterator[tuple[int, object]]
         InputError: it can't be made, or has no such set.
     """
     made = _make(_class_of(dataset), dataset)
-    rows = enumerate(map(_plain, _set_of(made, dataset)), start=1)
+    split = dataset.split or ("train" if isinstance(dataset, TrainDatasetSection) else "validation")
+    return rows_of_object(made, split=split, name=f"dataset_name={dataset.dataset_name}")
+
+
+def rows_of_object(made: Any, *, split: str, name: str) -> tuple[Iterator[tuple[int, object]], PromptTexts]:
+    """Give the numbered rows of an object of such a class, and the texts for prompts; `name` is for messages.
+
+    Raises:
+        InputError: it has no such set.
+    """
     spec = getattr(made, "task_spec", None)
-    return rows, PromptTexts(getattr(spec, "system_prompt", None), getattr(spec, "prompt", None))
+    texts = PromptTexts(getattr(spec, "system_prompt", None), getattr(spec, "prompt", None))
+    return numbered(_set_of(made, split, name)), texts
+
+
+def numbered(rows: Iterable[Any]) -> Iterator[tuple[int, object]]:
+    """Number the rows that a program has at hand."""
+    return enumerate(map(_plain, rows), start=1)
 
 
 def _class_of(dataset: DatasetSection) -> Any:
@@ -59,17 +74,16 @@ def _make(made_of: Any, dataset: DatasetSection) -> Any:
         ) from error
 
 
-def _set_of(made: Any, dataset: DatasetSection) -> Iterable[Any]:
+def _set_of(made: Any, split: str, name: str) -> Iterable[Any]:
     found = getattr(made, "formatted_ds", None)
     found = getattr(made, "dataset", None) if found is None else found
     if isinstance(found, Mapping):
-        split = dataset.split or ("train" if isinstance(dataset, TrainDatasetSection) else "validation")
         if found.get(split) is None:
             there = ", ".join(key for key, value in found.items() if value is not None)
-            raise InputError(f"dataset_name={dataset.dataset_name}: has no set {split}; it has {there or 'none'}")
+            raise InputError(f"{name}: has no set {split}; it has {there or 'none'}")
         found = found[split]
     if found is None:
-        raise InputError(f"dataset_name={dataset.dataset_name}: has neither formatted_ds nor dataset")
+        raise InputError(f"{name}: has neither formatted_ds nor dataset")
     rows: Iterable[Any] = found
     return rows
 

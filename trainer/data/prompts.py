@@ -31,6 +31,9 @@ class PromptTexts:
     frame: str | None = None  # with {} in it
 
 
+NO_TEXTS = PromptTexts()
+
+
 def read_prompt_texts(dataset: DatasetSection) -> PromptTexts:
     """Read system_prompt_file and prompt_file.
 

@@ -3,7 +3,7 @@
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -11,14 +11,14 @@ from pathlib import Path
 from schemas.errors import InputError, UsageError
 from schemas.forms import PairKeys, named_form
 from schemas.preference import PreferencePair, pairs_of_rows
-from schemas.rows import DATA_SUFFIXES, read_rows
+from schemas.rows import DATA_SUFFIXES, NumberedRow, read_rows
 from schemas.streams import STDIN, as_url, open_stream, place_text
 from schemas.tables import is_saved_set, saved_splits
 from schemas.terminal import counted, path_text
-from trainer.config.data import HUB_SETS, DatasetSection
+from trainer.config.data import HUB_SETS, IN_MEMORY, DatasetSection
 from trainer.data.external import external_rows
 from trainer.data.hub import DEFAULT_SPLIT, hub_rows, shown_hub
-from trainer.data.prompts import Kept, PromptTexts, read_prompt_texts, with_texts
+from trainer.data.prompts import NO_TEXTS, Kept, PromptTexts, read_prompt_texts, with_texts
 
 HELPSTEER3_SUBSET = "preference"
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*$")
@@ -57,6 +57,8 @@ def check_dataset(dataset: DatasetSection) -> None:
         UsageError: a text for prompts can't be read, or a file is asked for a split.
     """
     read_prompt_texts(dataset)
+    if dataset.data_path == IN_MEMORY:
+        return
     origin, path = origin_of(dataset), dataset.data_path
     if origin is Origin.SAVED:
         _saved_folder(dataset)
@@ -107,12 +109,10 @@ def iter_dataset(
         UsageError: a text for prompts can't be read.
         DpoError: it has no pairs.
     """
-    texts = read_prompt_texts(dataset)
     path, subset, split = dataset.data_path, dataset.subset, dataset.split
-    origin = origin_of(dataset)
+    origin, own = origin_of(dataset), NO_TEXTS
     if origin is Origin.CLASS:
         rows, own = external_rows(dataset)
-        texts = PromptTexts(texts.system or own.system, texts.frame or own.frame)
         shown = str(dataset.dataset_name)
     elif origin is Origin.HUB:
         name = HUB_SETS[dataset.dataset_name or ""] if path is None else str(path)
@@ -122,6 +122,29 @@ def iter_dataset(
         assert path is not None
         place = _saved_folder(dataset) if origin is Origin.SAVED else path
         rows, shown = read_rows(place, advance), path_text(place)
+    is_file = origin in (Origin.FILE, Origin.SAVED)
+    yield from pairs_of_set(dataset, rows, shown=shown, number=number, account=account, own=own, is_file=is_file)
+
+
+def pairs_of_set(
+    dataset: DatasetSection,
+    rows: Iterable[NumberedRow],
+    *,
+    shown: str,
+    account: Account,
+    number: int = 0,
+    own: PromptTexts = NO_TEXTS,
+    is_file: bool = False,
+) -> Iterator[PreferencePair]:
+    """Yield the pairs of a set's rows; `own` are the texts for prompts that the set brings.
+
+    Raises:
+        InputError: the rows hold what are no pairs.
+        UsageError: a text for prompts can't be read.
+        DpoError: there are no pairs.
+    """
+    texts = read_prompt_texts(dataset)
+    texts = PromptTexts(texts.system or own.system, texts.frame or own.frame)
     keys = PairKeys(dataset.prompt_key, dataset.chosen_key, dataset.rejected_key)
     pairs = pairs_of_rows(
         rows,
@@ -129,10 +152,10 @@ def iter_dataset(
         form=named_form(dataset.dataset_name or "", keys),
         keys=keys,
         dataset=number,
-        is_file=origin in (Origin.FILE, Origin.SAVED),
+        is_file=is_file,
         count_tie=account.count_tie,
     )
-    if texts == PromptTexts():
+    if texts == NO_TEXTS:
         yield from pairs
     else:
         yield from (with_texts(pair, texts, account.kept) for pair in pairs)

@@ -16,6 +16,7 @@ from schemas.terminal import counted, printable, progress, stderr_console
 from trainer.config.sections import TrainConfig
 from trainer.data.plan import Step
 from trainer.data.tokenize import TokenizedPairs
+from trainer.loss.objective import objective_of
 from trainer.model.attention import Attention, Backend, choose_attention
 from trainer.model.batch import num_trained
 from trainer.model.lora import add_lora
@@ -33,7 +34,7 @@ from trainer.run.throughput import Work, work_of
 from trainer.run.validation import ValidationData, leak_notes, load_validation
 
 PARTS = {
-    "weights": "weights, float32",
+    "weights": "weights",
     "copies": "their copies in bfloat16",
     "gradients": "gradients, float32",
     "optimizer": "optimizer",
@@ -168,6 +169,7 @@ def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
     )
     data = tokenize(config, groups, model, tokenizer, shown=True)
     validation = load_validation(config, model, tokenizer, shown=True)
+    objective_of(config, data.groups, validation=[group for each in validation for group in each.data.groups])
     num_bytes = policy_bytes(model)
     if config.policy.lora.rank:
         with torch.device("meta"):

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from trainer.config.sections import TrainConfig
 from trainer.data.plan import Step
+from trainer.run.given import NOTHING, Given
 from trainer.run.hub import push
 from trainer.run.out_of_memory import explain_out_of_memory
 from trainer.run.prepare import Run, prepare
@@ -22,7 +23,7 @@ from trainer.run.validation import validate
 SETTLE_SECONDS = 0.5
 
 
-def train(config: TrainConfig) -> RunResult | None:
+def train(config: TrainConfig, given: Given = NOTHING) -> RunResult | None:
     """Train a policy; return the result on the main process, None on the others.
 
     Raises:
@@ -30,7 +31,7 @@ def train(config: TrainConfig) -> RunResult | None:
         UsageError: model and tokenizer can't serve.
         DpoError: nothing to train on, or the training went wrong.
     """
-    run = prepare(config)
+    run = prepare(config, given)
     must_stop = False
     with run.trackers:
         with explain_out_of_memory(run.config, "training"), run.report.live():

@@ -99,3 +99,5 @@ def _training_remedies(config: TrainConfig, *, has_gpu: bool) -> Iterator[str]:
         yield "policy.optimizer.name=adamw_8bit (now adamw)"
     if has_gpu and not config.policy.lora.rank:
         yield "policy.lora.rank=16 (now 0: all weights are trained)"
+    if has_gpu and config.policy.lora.rank and config.policy.lora.quantization == "none":
+        yield "policy.lora.quantization=nf4 (now none: the frozen weights are in float32)"

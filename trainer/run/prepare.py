@@ -10,16 +10,17 @@ from trainer.config.sections import TrainConfig
 from trainer.data.plan import Step
 from trainer.data.tokenize import TokenizedPairs, end_of_turn_ids
 from trainer.model.lora import add_lora
-from trainer.model.policy import load_policy
+from trainer.model.policy import disable_dropout, load_policy
 from trainer.model.quantized import load_kwargs
 from trainer.run.checkpoints import Checkpoints
 from trainer.run.clock import RunClock
+from trainer.run.given import NOTHING, Given
 from trainer.run.health import Health, start_health
 from trainer.run.known_metrics import refuse_unknown_metric
 from trainer.run.out_of_memory import explain_out_of_memory
 from trainer.run.report import RunReport
-from trainer.run.run_folder import RunFolder
-from trainer.run.samples import SAMPLES_FILE, Samples, start_samples
+from trainer.run.run_folder import SAMPLES_FILE, RunFolder
+from trainer.run.samples import Samples, start_samples
 from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.setup import set_up
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
@@ -51,8 +52,8 @@ class Run:
     clock: RunClock
 
 
-def prepare(config: TrainConfig) -> Run:
-    """Load, tokenise, plan and set up.
+def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
+    """Load what is not given, tokenise, plan and set up.
 
     Raises:
         InputError: pairs or model can't be read.
@@ -65,10 +66,10 @@ def prepare(config: TrainConfig) -> Run:
     checkpoints = Checkpoints(config)
     if is_main:
         checkpoints.refuse_unfit_folder()
-    groups = load_groups(config.data.train, shown=is_main)
-    model, tokenizer = _load(config)
+    groups = given.train or load_groups(config.data.train, shown=is_main)
+    model, tokenizer = _load(config, given)
     data = tokenize(config, groups, model, tokenizer, shown=is_main)
-    held_out = load_validation(config, model, tokenizer, shown=is_main)
+    held_out = load_validation(config, model, tokenizer, given=given.validation, shown=is_main)
     num_bytes = policy_bytes(model)
     clock.expect_save_of(num_bytes)
     if config.policy.lora.rank:
@@ -118,9 +119,12 @@ def prepare(config: TrainConfig) -> Run:
     )
 
 
-def _load(config: TrainConfig) -> tuple[Any, Any]:
+def _load(config: TrainConfig, given: Given) -> tuple[Any, Any]:
     """Load model and tokenizer as the configuration says."""
     policy = config.policy
+    if given.model is not None:
+        disable_dropout(given.model)
+        return given.model, given.tokenizer
     return load_policy(
         policy.model_name,
         tokenizer=policy.tokenizer,

@@ -17,6 +17,9 @@ from trainer.config.sections import TrainConfig
 
 CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+TRACKERS_FILE = "trackers.json"  # what the services call this run
+LOGS_FOLDER = "logs"
 POLICY_FOLDER = "policy"
 
 Line = dict[str, float]
@@ -63,7 +66,9 @@ class RunFolder:
             if self.writes:
                 with suppress(OSError):  # whatever else is in there stays
                     (self.path / CONFIG_FILE).unlink()
-                    (self.path / METRICS_FILE).unlink(missing_ok=True)  # of a validation before the first step
+                    for name in (METRICS_FILE, SAMPLES_FILE, TRACKERS_FILE):  # of a validation before the first step
+                        (self.path / name).unlink(missing_ok=True)
+                    shutil.rmtree(self.path / LOGS_FOLDER, ignore_errors=True)
                     self.path.rmdir()
             raise
 

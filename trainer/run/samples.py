@@ -22,7 +22,6 @@ from trainer.config.sections import TrainConfig
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
 from trainer.model.scorer import ResponseScorer
 
-SAMPLES_FILE = "samples.jsonl"
 TRAIN_SET = "train"
 """What the training data are called where there is no validation set."""
 

@@ -46,7 +46,8 @@ def set_up(
     """Check the way in which log-probs are computed, take the reference's, then build what updates the policy.
 
     Each set of `validation` has a reference of its own: computed together with the training data's, it would be in
-    other rows, and these would round otherwise. What is found is told at once, by `say`, and kept as the result's notes.
+    other rows, and these would round otherwise. What is found is told at once, by `say`, and kept as the result's
+    notes.
 
     Raises:
         UsageError: an option does not fit the model, or the loss the pairs.

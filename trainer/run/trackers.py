@@ -19,12 +19,9 @@ from accelerate.tracking import MLflowTracker, SwanLabTracker, TensorBoardTracke
 from trainer.config.records import LoggerSection
 from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
+from trainer.run.run_folder import LOGS_FOLDER, TRACKERS_FILE
 from trainer.run.samples import Sample
 
-IDS_FILE = "trackers.json"
-"""In the run's folder: what the services call this run, so that a resumed run goes on there."""
-
-LOGS_FOLDER = "logs"
 MAX_ERROR = 300
 """Most characters of a tracker's error that are shown; servers answer with whole pages."""
 
@@ -221,11 +218,11 @@ def _id_of(name: str, tracker: Any) -> str | None:
 
 def _read_ids(run_dir: Path) -> dict[str, str]:
     try:
-        return dict(json.loads((run_dir / IDS_FILE).read_text(encoding="utf-8")))
+        return dict(json.loads((run_dir / TRACKERS_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError):  # then the run is a new one there
         return {}
 
 
 def _write_ids(run_dir: Path, ids: dict[str, str]) -> None:
     if ids:
-        (run_dir / IDS_FILE).write_text(json.dumps(ids) + "\n", encoding="utf-8")
+        (run_dir / TRACKERS_FILE).write_text(json.dumps(ids) + "\n", encoding="utf-8")

@@ -6,9 +6,10 @@ same to the last bit. Its reference log-probs come with the training data's, bef
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from schemas.errors import DpoError
@@ -19,7 +20,7 @@ from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
 from trainer.model.packing import Packer
 from trainer.model.reference import Reference
 from trainer.run.evaluation import pair_metrics
-from trainer.run.start import load_groups, tokenize
+from trainer.run.start import LoadedGroups, load_groups, tokenize
 from trainer.run.training import Training
 
 
@@ -57,15 +58,22 @@ class ValidationSet:
         return sum(len(group.responses) for group in self.packer.groups)
 
 
-def load_validation(config: TrainConfig, model: Any, tokenizer: Any, *, shown: bool) -> list[ValidationData]:
-    """Read and tokenise the validation sets.
+def load_validation(
+    config: TrainConfig,
+    model: Any,
+    tokenizer: Any,
+    *,
+    given: Mapping[str, LoadedGroups] = MappingProxyType({}),
+    shown: bool,
+) -> list[ValidationData]:
+    """Read the validation sets that are not given, and tokenise all.
 
     Raises:
         InputError: a file can't be read, or holds what are no pairs.
         DpoError: no pair of a set is left.
     """
     return [
-        ValidationData(name, _some(config, _loaded(config, name, model, tokenizer, shown=shown)))
+        ValidationData(name, _some(config, _tokenized(config, name, given.get(name), model, tokenizer, shown=shown)))
         for name in config.data.validation_sets
     ]
 
@@ -117,9 +125,11 @@ def leak_notes(groups: Sequence[TokenizedGroup], found: Iterable[ValidationData]
             )
 
 
-def _loaded(config: TrainConfig, name: str, model: Any, tokenizer: Any, *, shown: bool) -> TokenizedPairs:
+def _tokenized(
+    config: TrainConfig, name: str, given: LoadedGroups | None, model: Any, tokenizer: Any, *, shown: bool
+) -> TokenizedPairs:
     try:
-        groups = load_groups((config.data.validation_sets[name],), shown=shown)
+        groups = given or load_groups((config.data.validation_sets[name],), shown=shown)
         return tokenize(config, groups, model, tokenizer, shown=shown)
     except DpoError as error:
         raise type(error)(f"validation set {name}: {error}") from error
