@@ -14,7 +14,7 @@ demo: $(VENV)/.train ## rollouts to pairs to a trained policy, on the samples
 	@bash data/samples/demo.sh $(BIN) runs/demo
 
 test: check ## what CI runs: check, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/.test ## format, lint, types
 	$(BIN)/ruff format --check .

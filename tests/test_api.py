@@ -1,6 +1,9 @@
 """The Python API does what the command line does, with what a program has at hand."""
 
+import ast
+import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +207,21 @@ def test_importing_the_package_brings_no_torch() -> None:
     script = "import sys, trainer; trainer.TrainConfig; print('torch' in sys.modules, 'DPOTrainer' in dir(trainer))"
     result = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "True"]
+
+
+def test_the_page_names_what_there_is() -> None:
+    """Each call of the page binds to the signature of what it calls."""
+    page = (REPOSITORY / "docs" / "api.md").read_text()
+    program = page.split("```python\n", 1)[1].split("```", 1)[0]
+    known = {"DPODataset": DPODataset, "DPOTrainer": DPOTrainer, "evaluate": evaluate}
+    calls = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id in known]
+    assert {call.func.id for call in named if isinstance(call.func, ast.Name)} == set(known)
+    for call in named:
+        assert isinstance(call.func, ast.Name)
+        keywords = {str(each.arg): None for each in call.keywords}
+        inspect.signature(known[call.func.id]).bind(*call.args, **keywords)
+    for heading in re.findall(r"^## `(\w+)\((.*)\)`$", page, flags=re.MULTILINE):
+        name, parameters = heading
+        told = [each.strip().partition("=")[0].lstrip("*") for each in parameters.split(",")]
+        assert [each for each in told if each] == list(inspect.signature(known[name]).parameters), name
