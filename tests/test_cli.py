@@ -360,6 +360,7 @@ def test_the_options_of_training(dpo):
         "--max-steps",
         "--batch-size",
         "--max-length",
+        "--push-to-hub",
         "--self-check",
         "--no-self-check",
         "--dry-run",

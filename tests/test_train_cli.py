@@ -231,6 +231,7 @@ SHORT = {
     "--max-steps": ("dpo.max_num_steps", 2),
     "--batch-size": ("policy.train_global_batch_size", 7),
     "--max-length": ("policy.max_total_sequence_length", 64),
+    "--push-to-hub": ("hub.repo_id", "me/my-policy"),
     "--output": ("output_dir", "there"),
 }
 

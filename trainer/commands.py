@@ -50,7 +50,8 @@ LossName = Annotated[
     str | None, typer.Option(metavar="NAME", help="Preference loss, such as ipo. loss.name=", rich_help_panel=LOSS)
 ]
 Beta = Annotated[
-    float | None, typer.Option(help="Hold to the reference. dpo.reference_policy_kl_penalty=", rich_help_panel=LOSS)
+    float | None,
+    typer.Option(help="Strength of the hold to the reference. dpo.reference_policy_kl_penalty=", rich_help_panel=LOSS),
 ]
 Lr = Annotated[float | None, typer.Option(help="Highest learning rate. policy.optimizer.lr=", rich_help_panel=MODEL)]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the pairs. dpo.max_num_epochs=", rich_help_panel=LENGTH)]
@@ -62,7 +63,11 @@ BatchSize = Annotated[
 ]
 MaxLength = Annotated[
     int | None,
-    typer.Option(help="Most tokens of a response. policy.max_total_sequence_length=", rich_help_panel=DATA),
+    typer.Option(help="Most tokens of prompt and response. policy.max_total_sequence_length=", rich_help_panel=DATA),
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(metavar="REPO", help="Publish the policy at the end, privately. hub.repo_id=", rich_help_panel=RUN),
 ]
 
 config_app = typer.Typer(
@@ -85,6 +90,7 @@ def train_command(
     max_steps: MaxSteps = None,
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
+    push_to_hub: PushToHub = None,
     self_check: Annotated[
         bool | None,
         typer.Option(
@@ -125,6 +131,7 @@ def train_command(
         "dpo.max_num_steps": max_steps,
         "policy.train_global_batch_size": batch_size,
         "policy.max_total_sequence_length": max_length,
+        "hub.repo_id": push_to_hub,
         "policy.self_check": self_check,
     }
     options = {key: value for key, value in short.items() if value is not None}

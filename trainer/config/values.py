@@ -31,7 +31,7 @@ def _flow_value(text: str) -> object:
     """Read [a, b] and {a: 1}, which are YAML and no JSON."""
     try:
         return yaml.load(text, Loader=ConfigLoader)
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, ValueError, LookupError, RecursionError):
         return text
 
 

@@ -17,6 +17,9 @@ from schemas.errors import InputError, UsageError
 from schemas.terminal import excerpt, path_text
 
 MAX_KEYS = 100_000
+MAX_DIGITS = 4000  # Python reads no longer integers
+TAG = "tag:yaml.org,2002:"
+MERGE = f"{TAG}merge"
 NUMBER = r"[0-9][0-9_]*"
 TAGS = {
     "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -39,7 +42,7 @@ class ConfigLoader(yaml.SafeLoader):  # type: ignore[misc]
 
 
 for _name, (_pattern, _first) in TAGS.items():
-    ConfigLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), _first)
+    ConfigLoader.add_implicit_resolver(f"{TAG}{_name}", re.compile(f"^(?:{_pattern})$"), _first)
 
 
 @dataclass(frozen=True)
@@ -100,24 +103,44 @@ def _lines(node: yaml.Node, name: str, prefix: str, above: tuple[int, ...]) -> I
         for number, item in enumerate(node.value):
             yield f"{prefix}{number}", f"{name}:{item.start_mark.line + 1}"
             yield from _lines(item, name, f"{prefix}{number}.", above)
+    _refuse_no_value(node, f"{name}:{node.start_mark.line + 1}")
     if not isinstance(node, yaml.MappingNode):
         return
     seen: dict[str, int] = {}
-    for key, value in node.value:
+    for key, value in sorted(node.value, key=lambda pair: pair[0].tag != MERGE):  # what stands there itself wins
         line = key.start_mark.line + 1
-        if key.tag == "tag:yaml.org,2002:merge":
-            continue
-        if key.tag != "tag:yaml.org,2002:str":
-            raise UsageError(f"{name}:{line}: the key {excerpt(key.value)} is no text; put it in quotes")
+        if key.tag not in (f"{TAG}str", MERGE):
+            raise UsageError(f"{name}:{line}: the key {_kind(key)} is no text; put it in quotes")
         if key.value in seen:
             raise UsageError(f"{name}:{line}: {prefix}{key.value} stands there twice, in line {seen[key.value]} too")
         seen[key.value] = line
+        if key.tag == MERGE:
+            for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                yield from _lines(merged, name, prefix, above)
+            continue
         yield f"{prefix}{key.value}", f"{name}:{line}"
         yield from _lines(value, name, f"{prefix}{key.value}.", above)
 
 
+def _refuse_no_value(node: yaml.Node, where: str) -> None:
+    """Refuse what a tag asks for and the text is not, and what no setting can be."""
+    kind = node.tag.removeprefix(TAG)
+    if kind not in (*TAGS, "str", "map", "seq"):
+        raise UsageError(f"{where}: the tag {excerpt(node.tag)}; only plain values are read")
+    if not isinstance(node, yaml.ScalarNode):
+        return
+    if kind in TAGS and not re.fullmatch(TAGS[kind][0], node.value):
+        raise UsageError(f"{where}: {excerpt(node.value)} is tagged as {kind}, and is none")
+    if kind == "int" and len(node.value) > MAX_DIGITS:
+        raise UsageError(f"{where}: {excerpt(node.value)} is an integer of more than {MAX_DIGITS:,} digits")
+    if "\0" in node.value:
+        raise UsageError(f"{where}: a text with a NUL character, which no name or path can have")
+
+
 def _kind(node: yaml.Node) -> str:
-    return "a list" if isinstance(node, yaml.SequenceNode) else excerpt(node.value)
+    if isinstance(node, yaml.ScalarNode):
+        return excerpt(node.value)
+    return "a list" if isinstance(node, yaml.SequenceNode) else "a mapping"
 
 
 def _explain(error: yaml.YAMLError, name: str, text: str) -> str:
@@ -130,6 +153,4 @@ def _explain(error: yaml.YAMLError, name: str, text: str) -> str:
     line = lines[mark.line] if mark.line < len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return f"{where}: indented with a tab; YAML wants spaces"
-    if "could not determine a constructor" in problem:
-        return f"{where}: {problem}; only plain values are read"
     return f"{where}: no YAML: {problem}"
