@@ -19,6 +19,10 @@ ASSISTANT_MARK = "\n\nAssistant:"
 USUAL_PROMPT_KEYS = ("question", "instruction", "query", "problem", "input", "user")
 
 
+class AmbiguousError(LineError):
+    """A row fits its schema, so that `dpo validate` has nothing to say, and still may mean this or that."""
+
+
 class PairKeys(NamedTuple):
     """What the keys of a BinaryPreference row are called."""
 
@@ -102,12 +106,28 @@ def _as_binary(row: Row) -> Row:
     prompt, sides = row.get("prompt"), {side: row.get(side) for side in ("chosen", "rejected")}
     if not any(isinstance(side, list) for side in sides.values()):
         return row
+    if all(_is_whole_conversation(side) for side in sides.values()):
+        return _with_prompt_told(row)
     if isinstance(prompt, str):
-        if all(_is_whole_conversation(side) for side in sides.values()):
-            return _from_common_beginning(row)
         row = row | {"prompt": [{"role": "user", "content": prompt}]}
     texts = {side: [{"role": "assistant", "content": text}] for side, text in sides.items() if isinstance(text, str)}
     return row | texts
+
+
+def _with_prompt_told(row: Row) -> Row:
+    """Cut the prompt off two whole conversations that have it once more beside them."""
+    prompt, sides = row.get("prompt"), {side: row[side] for side in ("chosen", "rejected")}
+    if not isinstance(prompt, str):
+        begin = isinstance(prompt, list) and all(side[: len(prompt)] == prompt for side in sides.values())
+        return row | {name: side[len(prompt) :] for name, side in sides.items()} if begin and prompt else row
+    split = _split_conversations(**sides)
+    contents = [message.get("content") for message in split["prompt"] if isinstance(message, dict)]
+    if not any(isinstance(content, str) and prompt.strip() == content.strip() for content in contents):
+        raise AmbiguousError(
+            f"/prompt: got {excerpt(prompt)}, which is none of the messages that both sides begin with; take the key "
+            "out, or the prompt's messages out of both sides"
+        )
+    return row | split
 
 
 def _is_whole_conversation(side: object) -> bool:

@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, InputError
-from schemas.forms import DEFAULT_KEYS, Form, PairKeys, form_of, kind_of
+from schemas.forms import DEFAULT_KEYS, AmbiguousError, Form, PairKeys, form_of, kind_of
 from schemas.lines import LineError, decode_strict
 from schemas.rows import NumberedRow, read_rows
 from schemas.terminal import bare_excerpt, path_text
@@ -84,14 +84,14 @@ def pairs_of_rows(
 
     `shown` is what the source is called in messages; `is_file` says whether other commands can read it too. `form` and
     `keys` are those of schemas/forms.py, `count_tie` is called for each row in which neither response is the better
-    one. A row that is no pair is passed over and counted,
-    and the count is raised at the end: only who has taken the last pair knows that the rows are sound.
+    one. A row that is no pair is passed over and counted, and the count is raised at the end: only who has taken the
+    last pair knows that the rows are sound.
 
     Raises:
         InputError: the rows can't be read, or a row is no preference pair; the first is named.
         DpoError: there are no rows, or ties alone.
     """
-    first_problem = ""
+    first_problem, is_seen = "", True  # by dpo validate
     num_pairs = num_bad_rows = num_ties = 0
     for number, row in rows:
         try:
@@ -103,6 +103,7 @@ def pairs_of_rows(
             pair = _pair(row, form, source=f"{shown}:{number}", dataset=dataset)
         except LineError as error:
             num_bad_rows += 1
+            is_seen = is_seen and not isinstance(error, AmbiguousError)
             first_problem = first_problem or f"{shown}:{number}: {error}"
         else:
             if pair is None:
@@ -113,11 +114,12 @@ def pairs_of_rows(
                 yield pair
     num_rows = num_bad_rows + num_pairs + num_ties
     if num_bad_rows:
-        can_validate = is_file and (form is None or form.is_own)
+        can_validate = is_file and is_seen and (form is None or form.is_own)
         remedy = f", see each with: dpo validate {shown}" if can_validate else ""
         raise InputError(f"{first_problem}; {num_bad_rows} of {num_rows} rows are no preference pairs{remedy}")
     if not num_rows:
-        raise DpoError(f"{shown}: has no rows; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}")
+        remedy = f"; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}" if is_file else ""
+        raise DpoError(f"{shown}: has no rows{remedy}")
     if not num_pairs:
         raise DpoError(f"{shown}: no pairs: in all {num_rows:,} rows neither response is the better one")
 

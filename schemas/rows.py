@@ -1,5 +1,6 @@
 """The rows of a file, whatever its packing: JSONL line by line, a JSON array, or a table (schemas/tables.py)."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def read_rows(path: Path, advance: Callable[[int], None] = lambda amount: None) 
     suffix = packing(path)
     if suffix in WHOLE_FILES and as_url(path):
         raise InputError(f"{place_text(path)}: {suffix[1:].capitalize()} is not read by URL; fetch the file first")
-    if path.is_dir():
+    if suffix in WHOLE_FILES and path.suffix.lower() in PACKED_SUFFIXES:
+        raise InputError(f"{place_text(path)}: {suffix[1:].capitalize()} is not read compressed; unpack the file first")
+    if os.path.isdir(path):  # noqa: PTH112 (never raises, as a name that no file can have makes pathlib do)
         yield from folder_rows(path, advance)
     elif suffix == ".parquet":
         yield from parquet_rows(path, advance)

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ JSON_COLUMNS = frozenset(
     }
 )
 """Columns of CSV that never hold text."""
+PYTHONS_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(?:role|content)'")
+"""How a table that is written without care for its lists shows messages."""
 
 Rows = Iterator[tuple[int, object | LineError]]
 
@@ -51,6 +54,7 @@ def parquet_rows(path: Path, advance: Callable[[int], None]) -> Rows:
     try:
         number = 0
         with parquet.ParquetFile(path) as file:
+            _refuse_double_columns(file.schema_arrow.names, path)
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
                     for row in batch.to_pylist():
@@ -59,7 +63,7 @@ def parquet_rows(path: Path, advance: Callable[[int], None]) -> Rows:
                 advance(file.metadata.row_group(group).total_byte_size)
     except FileNotFoundError:
         raise InputError(f"{path_text(path)}: no such file") from None
-    except (OSError, ArrowException) as error:
+    except (OSError, ArrowException, OverflowError) as error:  # of a time that Python has none for
         raise InputError(f"{path_text(path)}: can't be read as Parquet: {printable(str(error))}") from error
 
 
@@ -78,7 +82,9 @@ def arrow_rows(path: Path, advance: Callable[[int], None]) -> Rows:
             source.seek(0)
             reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
             batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+            _refuse_double_columns(reader.schema.names, path)
             for batch in batches:
+                batch.validate(full=True)  # a file that is damaged, else a crash
                 for start in range(0, batch.num_rows, ROWS_AT_ONCE):
                     for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
                         number += 1
@@ -86,7 +92,7 @@ def arrow_rows(path: Path, advance: Callable[[int], None]) -> Rows:
                 advance(batch.nbytes)
     except FileNotFoundError:
         raise InputError(f"{path_text(path)}: no such file") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, OverflowError) as error:
         raise InputError(f"{path_text(path)}: can't be read as Arrow: {printable(str(error))}") from error
 
 
@@ -101,11 +107,9 @@ def csv_rows(path: Path, advance: Callable[[int], None]) -> Rows:
         with open_stream(path, lambda content: advance(len(content))) as stream:
             reader = csv.reader(io.TextIOWrapper(stream, encoding="utf-8-sig", newline=""), strict=True)
             header = next(reader, [])
+            _refuse_double_columns(header, path)
             for number, cells in enumerate((cells for cells in reader if cells), start=1):
-                if len(cells) == len(header):
-                    yield number, {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
-                else:
-                    yield number, LineError(f"got {len(cells)} cells, expected {len(header)}, as the header has")
+                yield number, _row_of(header, cells)
     except (csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{place_text(path)}: can't be read as CSV: {printable(str(error))}") from error
 
@@ -118,10 +122,9 @@ def folder_rows(path: Path, advance: Callable[[int], None]) -> Rows:
     """
     if not is_saved_set(path):
         raise InputError(f"{path_text(path)}: is a directory; name a file in it")
-    state = json.loads((path / SAVED_STATE).read_text(encoding="utf-8"))
     number = 0
-    for file in state["_data_files"]:
-        for _, row in arrow_rows(path / file["filename"], advance):
+    for name in _names_in(path / SAVED_STATE, "_data_files", "filename"):
+        for _, row in arrow_rows(path / name, advance):
             number += 1
             yield number, row
 
@@ -135,20 +138,54 @@ def saved_splits(path: Path) -> list[str]:
     """Name the splits of data sets that were saved together; none where the folder is something else."""
     if not (path / SAVED_SPLITS).is_file():
         return []
-    return list(json.loads((path / SAVED_SPLITS).read_text(encoding="utf-8"))["splits"])
+    return _names_in(path / SAVED_SPLITS, "splits")
+
+
+def _names_in(path: Path, key: str, inner: str | None = None) -> list[str]:
+    """Give the names that a saved data set's own file lists."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))[key]
+        return [str(each if inner is None else each[inner]) for each in listed]
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path_text(path)}: is not what save_to_disk writes; save the data set again") from None
 
 
 def without_nulls(value: Any) -> Any:
-    """Leave out the keys that a row has only because another row has them."""
+    """Leave out the keys that a row has only because another row has them, and bytes that are no text."""
     if isinstance(value, dict):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+        items = ((key, without_nulls(inner)) for key, inner in value.items())
+        return {key: inner for key, inner in items if inner is not None}
     if isinstance(value, list):
         return [without_nulls(inner) for inner in value]
-    return value
+    return _text(value) if isinstance(value, bytes) else value
+
+
+def _text(content: bytes) -> str | None:
+    """Read text that was written as bytes, as some writers of Parquet do."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:  # an image
+        return None
+
+
+def _refuse_double_columns(names: list[str], path: Path) -> None:
+    if doubles := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{place_text(path)}: has several columns called {printable(', '.join(doubles))}")
+
+
+def _row_of(header: list[str], cells: list[str]) -> object | LineError:
+    if len(cells) != len(header):
+        return LineError(f"got {len(cells)} cells, expected {len(header)}, as the header has")
+    try:
+        return {name: _cell(name, text) for name, text in zip(header, cells, strict=True)}
+    except LineError as error:
+        return error
 
 
 def _cell(name: str, text: str) -> object:
     """Read what a cell holds; text that is JSON by chance, such as a list of numbers to sort, stays text."""
+    if PYTHONS_MESSAGES.match(text):
+        raise LineError(f"/{name}: got messages as Python shows them, expected JSON; write the column with json.dumps")
     is_known = name in JSON_COLUMNS
     if is_known and not text:
         return None

@@ -191,6 +191,7 @@ def test_options_are_handed_to_the_template():
         ({"chat_template": None, "chat_template_kwargs": {"a": 1}}, "chat_template=null is none"),
         ({"chat_template": "chatml"}, "chat_template=chatml: is neither default, nor a .jinja file"),
         ({"chat_template_kwargs": {"tools": []}}, "tools can't be given"),
+        ({"chat_template_kwargs": {"max_length": 3, "padding": True}}, "max_length, padding can't be given"),
     ],
 )
 def test_what_can_be_no_template_is_refused(options, problem):
@@ -204,6 +205,11 @@ def test_a_template_is_the_tokenizers_a_file_or_a_text(tmp_path):
     assert read_template(section(chat_template=None)) is None
     assert read_template(section(chat_template="{{ 'x' }}")) == "{{ 'x' }}"
     assert read_template(section(chat_template=str(tmp_path / "mine.jinja"))) == "{{ 'naïve' }}"
+    (tmp_path / "mine.jinja").write_bytes(b"\xef\xbb\xbf{{ 'x' }}")
+    assert read_template(section(chat_template=str(tmp_path / "mine.jinja"))) == "{{ 'x' }}"
+    (tmp_path / "mine.jinja").write_text("")
+    with pytest.raises(UsageError, match=r"policy.tokenizer.chat_template=.*mine.jinja: is empty"):
+        read_template(section(chat_template=str(tmp_path / "mine.jinja")))
     with pytest.raises(UsageError, match=r"policy.tokenizer.chat_template=.*other.jinja: no such file"):
         read_template(section(chat_template=str(tmp_path / "other.jinja")))
 
@@ -221,6 +227,13 @@ def test_the_tokenizer_has_the_template_that_is_trained_with(policy, tmp_path, l
         folder = tmp_path / str(expected is None) / str(chat_template == "default")
         tokenizer.save_pretrained(folder)  # as a run saves it
         assert AutoTokenizer.from_pretrained(folder).chat_template == expected
+
+
+def test_an_option_that_the_template_does_not_read_is_refused(policy):
+    template = "{{ mood }}" + CHAT_TEMPLATE
+    load_shape(str(policy), tokenizer=section(chat_template=template, chat_template_kwargs={"mood": "glad"}))
+    with pytest.raises(UsageError, match="chat_template_kwargs: the chat template does not read moo"):
+        load_shape(str(policy), tokenizer=section(chat_template=template, chat_template_kwargs={"moo": "glad"}))
 
 
 def test_a_tokenizer_may_come_from_elsewhere(policy, tmp_path):
@@ -293,6 +306,15 @@ def test_keys_of_the_models_configuration_are_set_otherwise(policy, load):
     assert scaled.config.rope_parameters["factor"] == 2.0
 
 
+def test_null_takes_the_scaling_of_rotations_away(policy, tmp_path):
+    scaled, tokenizer = load_policy(str(policy), overrides={"rope_scaling": {"type": "linear", "factor": 2.0}})
+    scaled.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert load_shape(str(tmp_path))[0].config.rope_parameters["rope_type"] == "linear"
+    plain, _ = load_shape(str(tmp_path), overrides={"rope_scaling": None})
+    assert plain.config.rope_parameters["rope_type"] == "default"
+
+
 def test_an_override_changes_what_the_model_computes_and_is_saved(policy, tmp_path):
     plain, _ = load_policy(str(policy))
     model, _ = load_policy(str(policy), overrides={"rope_theta": 2.0})
@@ -304,7 +326,7 @@ def test_an_override_changes_what_the_model_computes_and_is_saved(policy, tmp_pa
 
 
 def test_an_override_that_does_not_fit_the_weights_is_told(policy):
-    with pytest.raises(InputError, match=r"can't be loaded: .*; policy.hf_config_overrides can't change the shapes"):
+    with pytest.raises(InputError, match=r"can't be loaded: .*; policy.hf_config_overrides may be why"):
         load_policy(str(policy), overrides={"intermediate_size": 48})
 
 
@@ -314,8 +336,12 @@ def test_an_override_that_does_not_fit_the_weights_is_told(policy):
         ({"rope_thetta": 1.0}, "the model's configuration has no key rope_thetta"),
         ({"hidden_sise": 64}, "has no key hidden_sise; did you mean hidden_size?"),
         ({"hidden_size": "wide"}, "the model does not take them"),
+        ({"rope_scaling": "yarn"}, "rope_scaling='yarn': expected a mapping, or null for none"),
+        ({"model_type": "llama"}, "model_type can't be set otherwise: the class of the model is that of its folder"),
+        ({"dtype": "float16"}, "dtype can't be set otherwise: policy.precision says it"),
+        ({"attention_dropout": 0.1}, "attention_dropout=0.1: the policy is trained without dropout, always"),
     ],
 )
-def test_an_unknown_key_is_named(policy, overrides, problem):
+def test_an_override_that_would_do_nothing_is_refused(policy, overrides, problem):
     with pytest.raises(UsageError, match=f"policy.hf_config_overrides: .*{problem}"):
         load_shape(str(policy), overrides=overrides)

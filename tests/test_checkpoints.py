@@ -13,7 +13,8 @@ from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
 from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run, weights_of
 from trainer.config.sections import TrainConfig
-from trainer.run.checkpoints import BestPolicy
+from trainer.config.settings import resolve
+from trainer.run.checkpoints import BestPolicy, Checkpoints
 
 EVERY_SECOND = "checkpointing.save_period=2"
 
@@ -162,6 +163,20 @@ def test_a_short_run_has_no_checkpoints(folder: Path, capsys: pytest.CaptureFixt
     assert result.best.step == 7
 
 
+def test_a_checkpoint_that_was_moved_away_ends_no_run(folder: Path) -> None:
+    checkpoints = Checkpoints(resolve([], train_data_path=folder / "pairs.jsonl", output_dir=folder / "run"))
+
+    def save(step: int) -> None:
+        checkpoints.save(step, {}, {}, lambda policy: None)
+
+    for step in (1, 2, 3):
+        save(step)
+    (checkpoints.folder / "step_1").rename(folder / "kept_by_hand")
+    save(4)  # which lets the first one go
+    assert saved_steps(checkpoints.folder) == {2, 3, 4}
+    assert not list(checkpoints.folder.glob(".*"))
+
+
 def test_too_little_room_is_told(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +185,8 @@ def test_too_little_room_is_told(
     monkeypatch.setattr("trainer.run.report.free_bytes", lambda folder: 100_000)  # the policy takes 107,648
     run(folder, "run", EVERY_SECOND)
     assert "the disk has 0.0 GB free, checkpoints and policy may take 0.0 GB" in capsys.readouterr().err
+    run(folder, "policy_alone", "checkpointing.enabled=false", num_steps=1)
+    assert "the disk has 0.0 GB free, the policy may take 0.0 GB; make room" in capsys.readouterr().err
 
 
 def command(folder: Path, *overrides: str) -> list[str]:

@@ -256,6 +256,11 @@ def test_schema_prints_each(run, kind: str, name: str) -> None:
     assert result.stdout == (REPOSITORY / "schemas" / f"{name}.schema.json").read_text()
 
 
+def test_an_empty_argument_is_not_this_folder(run) -> None:
+    for command in (["train"], ["config", "show"]):
+        assert "an argument is empty" in refusal(run(*command, ""))
+
+
 def test_settings_and_files_are_told_apart(run, tmp_path: Path) -> None:
     (tmp_path / "a.b=c").write_text("")
     assert told_apart(

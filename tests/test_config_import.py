@@ -516,6 +516,51 @@ def test_the_file_is_in_the_order_of_the_declarations(imported) -> None:
     )
 
 
+def test_several_sets_with_a_default_each_have_it(imported, tmp_path: Path) -> None:
+    result = imported(
+        "data:\n  default: {prompt_key: q}\n  train: [{data_path: a.jsonl}, {data_path: b.jsonl, prompt_key: z}]\n"
+        "  validation: {data_path: c.jsonl}\n"
+    )
+    data = config_of(result, tmp_path).data
+    assert [each.prompt_key for each in data.train] == ["q", "z"]
+    assert data.validation is not None
+    assert data.validation.prompt_key == "q"
+    assert result.lost == []
+
+
+def test_our_own_short_forms_are_carried(imported, tmp_path: Path) -> None:
+    config = config_of(imported("reference: online\ndata: {train: a.jsonl}\n"), tmp_path)
+    assert (config.reference.mode, config.data.train[0].data_path) == ("online", Path("a.jsonl"))
+    config = config_of(imported("data: {train: [a.jsonl, {data_path: b.jsonl, weight: 2}]}\n"), tmp_path)
+    assert [(each.data_path, each.weight) for each in config.data.train] == [(Path("a.jsonl"), 1), (Path("b.jsonl"), 2)]
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("policy: {scheduler: [1, {milestones: 20}]}", {"policy.scheduler"}),
+        (
+            "policy:\n  optimizer: {kwargs: {lr: x}}\n"
+            "  scheduler: [{name: torch.optim.lr_scheduler.CosineAnnealingLR, kwargs: {eta_min: 1e-7}}]",
+            {"policy.scheduler", "policy.optimizer.kwargs.lr"},
+        ),
+        ("policy: {optimizer: {name: [a]}}", {"policy.optimizer.name"}),
+        ("report_to: 3", {"report_to"}),
+        ("gradient_accumulation_steps: 4\nper_device_train_batch_size: '2'", {"gradient_accumulation_steps"}),
+        ("checkpointing: {metric_name: [a]}", {"checkpointing.metric_name"}),
+        ("data: {val_data_paths: x.jsonl}", {"data.val_data_paths"}),
+        ("max_length: true\ndata: {max_seq_length: 3}", {"max_length"}),
+        ("loss_type: hinge\nlabel_smoothing: 0.1", {"label_smoothing"}),
+        ("policy: {dtensor_cfg: {lora_cfg: {enabled: true, dropout: 0.1}}}", {"policy.dtensor_cfg.lora_cfg.dropout"}),
+        ("policy: {model_name: ''}", set()),
+    ],
+)
+def test_values_of_the_wrong_kind_are_lost_and_not_a_fault(imported, text: str, lost: set[str]) -> None:
+    result = imported(text)
+    assert {note.old for note in result.lost} == lost
+    assert result.settings.get("loss.name") in (None, "hinge")
+
+
 def test_the_summary_counts(imported) -> None:
     result = imported("dpo: {seed: 1}\nbeta: 0.1\nlogging_steps: 1\nfp16: true\n")
     assert result.summary == "1 carried, 1 renamed, 1 not needed, 1 lost"

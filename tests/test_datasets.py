@@ -136,6 +136,19 @@ def test_a_prompt_that_the_first_row_lacks_is_told():
         pairs_of(whole, ROW)
 
 
+def test_a_prompt_that_stands_in_both_sides_too_is_taken_off_once():
+    whole = {side: [asked("Q"), said("hm"), asked("go on"), said(side)] for side in ("chosen", "rejected")}
+    (pair,) = pairs_of({"prompt": [asked("Q")], **whole})
+    assert [len(part) for part in parts(pair)] == [1, 3, 3]
+    (pair,) = pairs_of({"prompt": [asked("other")], **whole})  # then it is not theirs
+    assert [len(part) for part in parts(pair)] == [1, 4, 4]
+    with pytest.raises(
+        InputError,
+        match=r"set:1: /prompt: got 'other', which is none of the messages that both .* no preference pairs$",
+    ):
+        pairs_of({"prompt": "other", **whole})
+
+
 def test_keys_may_be_called_otherwise():
     keys = PairKeys("question", "good", "bad")
     row = {"question": "Q", "good": "A", "bad": "B", "prompt": "another column", "chosen_reward": 1.0}
@@ -333,6 +346,12 @@ def test_parquet_is_not_read_by_url():
         read("s3://bucket/a.parquet")
 
 
+def test_a_file_that_is_not_there_is_told_before_what_is_asked_of_it(tmp_path):
+    for name in ("absent.jsonl", "x" * 300):
+        with pytest.raises(InputError, match=r"no such file|File name too long"):
+            check_dataset(DatasetSection(data_path=tmp_path / name, split="test"))
+
+
 def test_a_cell_of_csv_may_be_long(tmp_path):
     write_csv(tmp_path / "pairs.csv", [{**ROW, "chosen": "x" * 200_000}])
     (pair,), _ = read(tmp_path / "pairs.csv")
@@ -381,6 +400,7 @@ def test_a_file_has_no_splits(tmp_path, option, value):
         ({"dataset_name": "HelpSteer"}, "no such kind of data set; did you mean HelpSteer3"),
         ({"dataset_name": "zzz"}, "there are HelpSteer3, Tulu3Preference, BinaryPreferenceDataset, PreferenceDataset"),
         ({"dataset_name": "PreferenceDataset"}, "no data: give data_path"),
+        ({"data_path": "x", "prompt_key": "chosen"}, "are three different keys"),
         ({"dataset_name": "HelpSteer3", "prompt_key": "question"}, "name keys of BinaryPreference rows, not of Help"),
     ],
 )
@@ -412,7 +432,19 @@ def own_module(tmp_path, monkeypatch):
         "        raise KeyError('nothing')\n"
         "class Empty:\n"
         "    formatted_ds = {'train': None, 'validation': None}\n"
+        "class Number:\n"
+        "    formatted_ds = 3\n"
+        "class Stops:\n"
+        "    def __init__(self):\n"
+        "        self.dataset = map(row, iter(lambda: 1 / 0, 1))\n"
+        "class NoPlace:\n"
+        "    formatted_ds = [row('x')]\n"
+        "    task_spec = SimpleNamespace(prompt='Think!', system_prompt=None)\n"
+        "class NoText:\n"
+        "    formatted_ds = [row('x')]\n"
+        "    task_spec = SimpleNamespace(prompt=None, system_prompt=3)\n"
     )
+    (tmp_path / "my_broken_preferences.py").write_text("def (:\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -438,11 +470,25 @@ def test_a_class_of_nemo_rls_kind_is_read():
         ("my_preferences.Broken", "can't be made: KeyError: 'nothing'", InputError),
         ("my_preferences.Mine", "can't be made: TypeError: .*data_path", InputError),
         ("my_preferences.Empty", "has no set validation; it has none", InputError),
+        ("my_broken_preferences.Any", "can't be imported: SyntaxError: invalid syntax", UsageError),
+        ("my_preferences.Number", "formatted_ds is int, expected rows, or sets of rows by name", InputError),
+        ("my_preferences.Stops", "stopped in the middle of its rows: ZeroDivisionError: division by zero", InputError),
+        ("my_preferences.NoPlace", "prompt of its task_spec: has {} 0 times, expected once", UsageError),
+        ("my_preferences.NoText", "prompt and system_prompt of its task_spec are texts or None", UsageError),
     ],
 )
 def test_what_is_wrong_with_a_class_is_told(name, problem, kind):
     with pytest.raises(kind, match=f"dataset_name={name}: .*{problem}"):
         read(dataset_name=name)
+
+
+@pytest.mark.usefixtures("own_module")
+def test_a_module_that_is_not_there_is_told_before_anything_loads():
+    check_dataset(DatasetSection(dataset_name="my_preferences.Mine"))
+    with pytest.raises(
+        UsageError, match=r"dataset_name=no_such.Class: there is no module no_such; its folder must be on"
+    ):
+        check_dataset(DatasetSection(dataset_name="no_such.Class"))
 
 
 def test_ties_and_sets_come_with_the_groups(tmp_path):

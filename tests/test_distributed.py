@@ -62,6 +62,7 @@ OTHERWISE = {
 } | {
     *("timing/train/total_step_time", "timing/train/valid_tokens_per_sec_per_gpu"),
     *("timing/validation-default/total_validation_time", "timing/validation/total_validation_time"),
+    "timing/elapsed_seconds",
     *("train/accuracy", "validation-default/accuracy"),  # of the untrained policy, rounding decides it
 }
 """Metrics that the number of processes may change."""

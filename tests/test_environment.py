@@ -198,6 +198,10 @@ def test_folders_that_can_t_be_written_to(tmp_path: Path, monkeypatch: pytest.Mo
     logs = {"log_dir": str(taken / "logs"), "tensorboard_enabled": True}
     text = problem(tmp_path, logger=logs)
     assert text.startswith(f"logger.log_dir={taken}/logs: can't be written: Not a directory; name another")
+    text = problem(tmp_path, checkpointing={"checkpoint_dir": str(taken / "steps")})
+    assert text.startswith(f"checkpointing.checkpoint_dir={taken}/steps: can't be written: Not a directory; name")
+    text = problem(tmp_path, checkpointing={"checkpoint_dir": str(tmp_path / ("x" * 300))})
+    assert "can't be written: File name too long" in text
     check_environment(config_of(tmp_path, logger={**logs, "tensorboard_enabled": False}))  # nobody writes there
 
     monkeypatch.setenv("HF_HOME", str(taken / "hf"))

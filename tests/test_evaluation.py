@@ -220,3 +220,18 @@ def test_the_accuracy_of_each_environment_is_told() -> None:
         only = pair_metrics(one, one.packer, one.reference, [PairRef(1, 0)])
         assert only["accuracy/code"] == only["accuracy"]
         assert "accuracy/math" not in only
+
+
+def test_an_environment_may_be_called_what_no_name_is_called() -> None:
+    """Each group is an environment; its accuracy is that of its pairs alone."""
+    names = {0: "", 1: "unnamed", 2: "zebra"}
+    groups = [
+        replace(group, pairs=tuple(replace(pair, environment=names[number]) for pair in group.pairs))
+        for number, group in enumerate(GROUPS)
+    ]
+    one = training(groups=groups)
+    found = pair_metrics(one, one.packer, one.reference, step_of(groups).pairs)
+    for number, name in enumerate(("(unnamed)", "unnamed", "zebra")):
+        pairs = [PairRef(number, pair) for pair in range(len(groups[number].pairs))]
+        alone = pair_metrics(one, one.packer, one.reference, pairs)["accuracy"]
+        assert found[f"accuracy/{name}"] == pytest.approx(alone)

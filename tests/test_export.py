@@ -251,6 +251,38 @@ def test_a_base_that_is_gone_and_a_broken_tokenizer_are_told(tmp_path: Path, run
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"base_model_name_or_path": null}'])
+def test_a_broken_adapter_is_told(tmp_path: Path, base: Path, content: str) -> None:
+    policy = tmp_path / "policy"
+    save(policy, config_of(tmp_path / "x", base, *LORA, "policy.lora.save=adapter"), change=0.1)
+    config = (policy / "adapter_config.json").read_text()
+    for what in ("--merge", "--adapter"):
+        (policy / "adapter_config.json").write_text(content)
+        refused(
+            InputError, "policy.*: (its adapters can't be loaded|names no base)", policy, "-o", tmp_path / "o", what
+        )
+        (policy / "adapter_config.json").write_text(config)
+        (policy / "adapter_model.safetensors").rename(tmp_path / "weights")
+        refused(InputError, "policy: its adapters can't be loaded", policy, "-o", tmp_path / "o", what)
+        (tmp_path / "weights").rename(policy / "adapter_model.safetensors")
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_policy_without_a_tokenizer_gets_no_empty_one(tmp_path: Path, run: Path) -> None:
+    for path in (run / "policy").glob("tokenizer*"):
+        path.unlink()
+    refused(InputError, "policy: has no tokenizer", run, "-o", tmp_path / "out")
+
+
+def test_a_card_is_not_worth_an_export(tmp_path: Path, run: Path) -> None:
+    (run / "metrics.jsonl").write_text('{"step": 1, "train/lo')  # the disk was full
+    exported(run, "-o", tmp_path / "torn")
+    assert "This card could not be made: JSONDecodeError" in (tmp_path / "torn" / "README.md").read_text()
+    (run / "policy" / "README.md").write_bytes(b"# \xff")
+    exported(run, "-o", tmp_path / "mine")
+    assert (tmp_path / "mine" / "README.md").read_text() == "# \N{REPLACEMENT CHARACTER}"
+
+
 def test_a_policy_of_another_tool_has_no_card_and_no_configuration(tmp_path: Path, base: Path) -> None:
     export(find_source(base, None), tmp_path / "out", as_adapter=False, dtype="float32")
     assert_equal(weights_of(tmp_path / "out"), weights_of(base))

@@ -52,9 +52,11 @@ def group(prompt: str, chosen: str = "yes", rejected: str = "no") -> TokenizedGr
 GROUPS = [group("What is 2 + 2?", "4"), group("Hi"), group("Name a colour, please.", "red\nor blue", "no " * 60)]
 
 
-def config_of(tmp_path: Path, **keys: Any) -> TrainConfig:
+def config_of(tmp_path: Path, *, has_sets: bool = False, val_period: int = 25, **keys: Any) -> TrainConfig:
+    held_out = {"validation": {"data_path": "held_out.jsonl"}} if has_sets else {}
     settings = {
-        "data": {"train": {"data_path": "train.jsonl"}},
+        "data": {"train": {"data_path": "train.jsonl"}} | held_out,
+        "dpo": {"val_period": val_period},
         "output_dir": str(tmp_path),
         "policy": {"precision": "float32", "train_global_batch_size": 2},
         "reference": {"cache_dir": None},
@@ -74,7 +76,7 @@ def samples_of(tmp_path: Path, scorer: Any, said: list[str] | None = None, **key
         scorer,
         byte_tokenizer(),
         end_ids=frozenset({END}),
-        sets={"default": GROUPS},
+        sets={"default": GROUPS} if keys.get("has_sets", True) else {},
         training=GROUPS,
         path=tmp_path / "samples.jsonl",
         say=(said if said is not None else []).append,
@@ -202,11 +204,18 @@ def test_which_prompts(tmp_path: Path) -> None:
 
 def test_when(tmp_path: Path) -> None:
     scorer = scorer_of(tiny_qwen3())
-    at_validation = samples_of(tmp_path, scorer)
+    at_validation = samples_of(tmp_path, scorer, has_sets=True)
     assert at_validation.is_due(7, validated=True)
     assert not at_validation.is_due(7, validated=False)
     often = samples_of(tmp_path, scorer, sample_period=3)
     assert [step for step in range(1, 8) if often.is_due(step, validated=step == 5)] == [3, 6]
+    said: list[str] = []
+    without_sets = samples_of(tmp_path, scorer, said, has_sets=False, val_period=20)
+    assert [step for step in range(60) if without_sets.is_due(step, validated=False)] == [0, 20, 40]
+    assert said == []
+    never = samples_of(tmp_path, scorer, said, has_sets=False, val_period=0)
+    assert not any(never.is_due(step, validated=False) for step in range(60))
+    assert said == ["samples: none, for there are no validations; logger.sample_period=50 takes every 50th step"]
     off = samples_of(tmp_path, scorer, num_val_samples_to_print=0)
     assert not off.is_due(7, validated=True)
     assert off.take(7) == []

@@ -23,7 +23,7 @@ from transformers import (
 from schemas.errors import UsageError
 from tests.architectures import HYBRID, SHARING, build
 from trainer.model import head
-from trainer.model.head import LogitTransform, Measure, logit_transform, plain_head, target_logps, token_scores
+from trainer.model.head import LogitTransform, Measure, logit_transform, plain_head, token_scores
 
 TRANSFORMS = {
     "plain": LogitTransform(),
@@ -50,6 +50,10 @@ def example(
     linear.weight.data.normal_()
     hidden = torch.randn(num_tokens, HIDDEN, dtype=dtype, requires_grad=True)
     return hidden, linear, torch.randint(words, (num_tokens,))
+
+
+def target_logps(hidden: Tensor, linear: nn.Linear, targets: Tensor, transform: LogitTransform) -> Tensor:
+    return token_scores(hidden, linear, targets, transform)[0]
 
 
 def full_logps(hidden: Tensor, linear: nn.Linear, targets: Tensor, transform: LogitTransform) -> Tensor:

@@ -240,6 +240,25 @@ def test_preference_collapse_in_validation() -> None:
     assert validated(rows((0.70, 0.1), (0.74, 0.5), (0.68, 0.4)), train_loss=flat) == []
 
 
+def test_a_validation_without_a_number_is_passed_over() -> None:
+    """A loss of a validation may be no finite number, and the training goes on: the others are compared as ever."""
+
+    def rows(first: float, last: float) -> list[dict[str, float]]:
+        losses = [first, 0.60, 0.61, math.nan, 0.62, last]
+        accuracies = [first, 0.90, 0.91, math.nan, 0.92, last + 0.07]
+        return [
+            {"loss": loss, "accuracy": accuracy, "margin_mean": 0.1 * number}
+            for number, (loss, accuracy) in enumerate(zip(losses, accuracies, strict=True))
+        ]
+
+    warnings = validated(rows(math.nan, 0.63), train_loss=lambda step: 0.7 - 0.001 * step)
+    assert [re.findall(r"^warning (\w+), step 60", text) for text in warnings] == [
+        ["preference_collapse"],
+        ["overfitting"],
+    ]
+    assert validated(rows(0.65, math.nan), train_loss=lambda step: 0.7 - 0.001 * step) == []
+
+
 def test_each_validation_set_is_looked_at_by_itself() -> None:
     health = shaped(100, 100)
     for step, (math_accuracy, code_accuracy) in enumerate([(0.7, 0.7), (0.75, 0.6)]):
@@ -294,6 +313,14 @@ def test_validations_are_recalled_too() -> None:
         line = {"step": step, "validation-x/accuracy": accuracy, "validation-x/margin_mean": float(step)}
         health.recall(line)
     assert [verdict.split(":")[0] for verdict in health.verdicts()] == ["preference_collapse"]
+
+
+def test_lines_with_null_are_recalled() -> None:
+    health = shaped(100, 100)
+    for step in range(1, 61):
+        health.recall({"step": step, "train/grad_norm": None, "train/margin_mean": None, "train/kl": None})
+        health.recall({"step": step, "validation-x/accuracy": None, "validation-x/loss": None})
+    assert health.verdicts() == []
 
 
 def test_every_warning_has_advice_and_is_documented() -> None:

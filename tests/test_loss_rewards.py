@@ -96,6 +96,9 @@ def test_notes_of_several_environments_and_of_graded_rewards() -> None:
     loss = config_of("loss.name=odpo").loss
     assert "same difference of rewards in its environment" in reward_notes(loss, [*BINARY, CODE])[1]
     assert len(reward_notes(loss, [MATH, CODE])) == 1
+    graded = group("art", [1.0, 0.6, 0.0], [(0, 1), (0, 2)])
+    (_, note) = reward_notes(loss, [*BINARY, graded, CODE])  # CODE has one pair, which says nothing
+    assert note.startswith("every pair of math has the same difference of rewards")
     assert reward_notes(config_of("loss.name=odpo", "loss.reward.normalization=none").loss, [MATH]) == []
     assert reward_notes(config_of().loss, [MATH]) == []
 

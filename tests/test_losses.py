@@ -11,7 +11,7 @@ from torch import Tensor
 from trainer.config.loss import MARGIN_LOSSES, MAY_BE_SMOOTHED, REWARD_LOSSES, LossName, LossSection
 from trainer.loss import losses
 from trainer.loss.losses import PairValues
-from trainer.loss.preference import PairInputs, preference_loss
+from trainer.loss.preference import PairInputs, loss_notes, preference_loss
 
 BETA = 0.5
 DOUBLE = torch.float64
@@ -342,7 +342,7 @@ def test_each_option_changes_something(name: LossName, one: dict[str, object], o
     ("settings", "message"),
     [
         ({"name": "cdpo"}, "cdpo needs label_smoothing above 0"),
-        ({"name": "sigmoid", "label_smoothing": 0.1}, "label_smoothing has no place in sigmoid"),
+        ({"name": "sigmoid", "label_smoothing": 0.1}, "label_smoothing=0.1 has no place in sigmoid"),
         ({"name": "nca", "f_divergence": "js"}, "f_divergence=js has a meaning only in a margin, and nca"),
         ({"name": "orpo", "length_penalty": 0.1}, "length_penalty is added to a margin, and orpo"),
         ({"name": "aot", "wpo_weighting": True}, "wpo_weighting weighs pairs, and aot has none"),
@@ -353,3 +353,12 @@ def test_each_option_changes_something(name: LossName, one: dict[str, object], o
 def test_what_does_not_fit_together_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LossSection.model_validate(settings)
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.1, 0.105, 0.2])
+def test_a_discopop_that_begins_by_lowering_margins_is_told(temperature: float) -> None:
+    margin = torch.zeros(1, requires_grad=True, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(losses.discopop_loss(margin, temperature=temperature).sum(), margin)
+    told = [*loss_notes(LossSection(name="discopop", discopop_temperature=temperature))]
+    assert bool(told) == (slope.item() > 0) == (temperature < 0.102)
+    assert not [*loss_notes(LossSection(discopop_temperature=temperature))]

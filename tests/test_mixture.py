@@ -128,6 +128,12 @@ def write(path: Path, *prompts: str) -> Path:
     return path
 
 
+def test_of_a_million_epochs_only_those_are_planned_that_are_run() -> None:
+    groups = groups_of(*["0"] * 4)
+    steps = plan_steps(groups, seed=0, global_batch_size=4, num_epochs=10**9, max_steps=3)
+    assert [step.epoch for step in steps] == [0, 1, 2]
+
+
 def test_the_options_reach_the_plan(tmp_path: Path) -> None:
     config = config_of("data.shuffle=false", "data.order=pairs", "policy.train_global_batch_size=100")
     sets = [
@@ -143,5 +149,5 @@ def test_the_options_reach_the_plan(tmp_path: Path) -> None:
     assert sources == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:1", "a.jsonl:2", "b.jsonl:1", "b.jsonl:2"]
     tiny = tuple(each.model_copy(update={"weight": 0.1}) for each in sets)
     config = config.model_copy(update={"data": config.data.model_copy(update={"train": tiny})})
-    with pytest.raises(UsageError, match=r"data.train\[0\].weight=0.1: of 2 pairs none is left; give at least 0.5"):
+    with pytest.raises(UsageError, match=r"data\.train\.0\.weight=0\.1: of 2 pairs none is left; give at least 0.5"):
         plan(config, data)

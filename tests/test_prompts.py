@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
-from schemas.errors import UsageError
+from schemas.errors import InputError, UsageError
 from schemas.preference import PreferencePair, SampledTokens
 from trainer.config.data import DatasetSection, TrainDatasetSection
+from trainer.config.preflight import preflight
+from trainer.config.settings import resolve
 from trainer.data.prompts import Kept, PromptTexts, read_prompt_texts, with_texts
-from trainer.data.sources import check_dataset
 from trainer.run.start import load_groups
 
 ANSWERS = (({"role": "assistant", "content": "A"},), ({"role": "assistant", "content": "B"},))
@@ -67,17 +68,44 @@ def test_a_frame_without_one_place_is_refused_before_anything_loads(tmp_path, fr
     (tmp_path / "frame.txt").write_text(frame)
     section = DatasetSection(data_path=tmp_path / "frame.txt", prompt_file=tmp_path / "frame.txt")
     with pytest.raises(UsageError, match=rf"prompt_file=.*frame.txt: has {{}} {times}, expected once"):
-        check_dataset(section)
+        read_prompt_texts(section)
 
 
 @pytest.mark.parametrize("option", ["system_prompt_file", "prompt_file"])
 def test_a_file_that_can_not_be_read_is_told(tmp_path, option):
     section = DatasetSection(data_path="pairs.jsonl", **{option: tmp_path / "absent.txt"})
     with pytest.raises(UsageError, match=rf"{option}=.*absent.txt: can't be read: No such file"):
-        check_dataset(section)
+        read_prompt_texts(section)
     (tmp_path / "absent.txt").write_bytes(b"\xff{}")
     with pytest.raises(UsageError, match="is no UTF-8 text"):
-        check_dataset(section)
+        read_prompt_texts(section)
+
+
+def test_all_missing_files_of_a_set_are_told_at_once_before_anything_loads(tmp_path):
+    config = resolve(
+        [
+            f"data.train.data_path={tmp_path / 'pairs.jsonl'}",
+            f"data.train.system_prompt_file={tmp_path / 'system.txt'}",
+            f"data.train.prompt_file={tmp_path / 'frame.txt'}",
+            "policy.model_name=data/samples/policy",
+        ]
+    )
+    with pytest.raises(InputError) as caught:
+        preflight(config)
+    assert [line.rpartition("/")[2].partition(":")[0] for line in str(caught.value).splitlines()[1:]] == [
+        "pairs.jsonl",
+        "system.txt",
+        "frame.txt",
+    ]
+
+
+def test_a_mark_of_the_byte_order_is_no_text_and_an_empty_file_no_system_prompt(tmp_path):
+    (tmp_path / "system.txt").write_bytes(b"\xef\xbb\xbfBe brief.")
+    section = DatasetSection(data_path="pairs.jsonl", system_prompt_file=tmp_path / "system.txt")
+    assert read_prompt_texts(section) == PromptTexts(system="Be brief.")
+    (tmp_path / "system.txt").write_text("")
+    with pytest.raises(UsageError, match=r"system_prompt_file=.*system.txt: is empty"):
+        read_prompt_texts(section)
 
 
 def test_sampled_tokens_of_another_prompt_are_not_used():

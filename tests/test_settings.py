@@ -146,8 +146,20 @@ def test_the_last_setting_wins() -> None:
         ("zzzz=1", "zzzz: no such setting"),
         ("loss.name=dpoo", "loss.name='dpoo': Input should be 'sigmoid'"),
         ("loss.mix.dpoo=1", "loss.mix.dpoo='dpoo': Input should be 'sigmoid'"),
-        ("loss.mix=3", "loss.mix=3: Input should be a valid dictionary"),
-        ("loss.mix=[a", "loss.mix='[a': Input should be a valid dictionary"),
+        ("loss.mix=3", "loss.mix=3: Input should be a mapping"),
+        ("loss.mix=[a", "loss.mix='[a': Input should be a mapping"),
+        ("loss.name=dpo", "'mmpo'; did you mean sigmoid?"),
+        ("loss.name=IPO", "'mmpo'; did you mean ipo?"),
+        ("reference=onlin", "'none'; did you mean online?"),
+        ("dpo.seed=true", "dpo.seed: got true, expected a number"),
+        ("policy.max_grad_norm=false", "policy.max_grad_norm: got false, expected a number"),
+        ("reference.model_name=", "reference.model_name: is empty; leave it out for the default"),
+        ("logger.log_dir=", "logger.log_dir: is empty; leave it out for the default"),
+        ("data.train.split=", "data.train.split: is empty; leave it out for the default"),
+        ("data.train.weight=1e9", "data.train.weight=1000000000.0: Input should be less than or equal to 1000"),
+        ("dpo.seed=[!!int x]", "dpo.seed='[!!int x]': Input should be a valid integer"),
+        ("policy.lora.target_modules=q_proj", "Input should be a list, such as [a, b]"),
+        ("checkpointing.checkpoint_must_save_by=99999999999:0:0:0", "String should match pattern"),
         ("data=x", "data: is a section; set one of its keys, data.KEY="),
         ("data.train.data_path=x", "data.train.data_path: given as an option and as data.train.data_path=; give one"),
         ("data.train=x", "data.train: given as an option and as data.train=; give one"),
@@ -185,6 +197,48 @@ def test_all_errors_are_told_at_once() -> None:
             "dpo.sed=4", "policy.optimizer.lr=-1", "foo", "dpo.seed=1", "dpo.seed.x=1", "loss_fn.sft_loss_weight=1"
         )
     assert len(str(caught.value).splitlines()) == 6
+
+
+def test_what_can_not_be_together_is_told_with_the_keys_that_are_unknown() -> None:
+    with pytest.raises(UsageError) as caught:
+        config_of("dpo.sed=4", "data.train.wight=2", "checkpointing.metric_name=val:loss", "loss.label_smoothing=0.1")
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert [line.partition(":")[0] for line in lines[:3]] == ["data.train.wight", "dpo.sed", "loss"]
+    assert len(lines) == 3  # the metric needs a loss that is known, to be looked at
+    with pytest.raises(
+        UsageError, match=r"(?s)dpo\.sed: .*metric_name=val:validation-default_loss needs a validation set"
+    ):
+        config_of("dpo.sed=4", "checkpointing.metric_name=val:loss")
+
+
+def test_all_that_needs_adapters_is_told_at_once() -> None:
+    with pytest.raises(UsageError, match=r"policy\.lora: alpha, quantization, save need adapters; .* rank=16"):
+        config_of("policy.lora.alpha=3", "policy.lora.quantization=nf4", "policy.lora.save=both")
+
+
+def test_a_path_may_begin_in_the_users_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    told = ["data.train=~/pairs.jsonl", "output_dir=~/run", "data.val_data_paths.mine=~nobody-at-all/x"]
+    config = resolve([*told, "data.train.prompt_key=~"])
+    assert (config.data.train[0].data_path, config.output_dir) == (Path("/home/me/pairs.jsonl"), Path("/home/me/run"))
+    assert config.data.val_data_paths["mine"].data_path == Path("~nobody-at-all/x")
+    assert config.data.train[0].prompt_key == "~"
+
+
+def test_null_is_a_value_of_the_users_own_mappings(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "policy:\n  hf_config_overrides: {sliding_window: null}\n  tokenizer: {chat_template_kwargs: {a: }}\n"
+    )
+    config = resolve(train_data_path=Path("pairs.jsonl"), config_file=path)
+    assert config.policy.hf_config_overrides == {"sliding_window": None}
+    assert config.policy.tokenizer.chat_template_kwargs == {"a": None}
+
+
+def test_pairs_by_an_old_name_are_not_missed_too() -> None:
+    with pytest.raises(UsageError) as caught:
+        resolve(["data.train_data_path=pairs.jsonl"])
+    assert str(caught.value) == "data.train_data_path: is data.train.data_path here"
 
 
 def test_the_configuration_does_not_change() -> None:

@@ -82,6 +82,16 @@ def test_the_names_are_nemo_rls(folder: Path) -> None:
     assert line["validation-my_set/num_valid_samples"] == 9
 
 
+def test_elapsed_time_has_all_that_a_run_does(folder: Path) -> None:
+    result = run(folder, "run", held_out(folder), "checkpointing.save_period=1", "dpo.val_period=1", num_steps=3)
+    lines = lines_of(folder / "run")
+    elapsed = [line["timing/elapsed_seconds"] for line in lines]
+    assert elapsed == sorted(elapsed)
+    assert elapsed[-1] < result.seconds
+    known = ("timing/train/total_step_time", "timing/validation/total_validation_time")
+    assert elapsed[-1] > sum(line[name] for line in lines for name in known if name in line)
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -225,6 +235,15 @@ def test_an_unknown_metric_is_refused_before_the_first_step(folder: Path, metric
     with pytest.raises(UsageError, match=message):
         run(folder, "run", held_out(folder), f"checkpointing.metric_name={metric}")
     assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("metric", ["val:accuracy/late", "train:accuracy/late", "train:accuracy/early"])
+def test_an_environment_that_comes_late_in_the_file_can_be_named(folder: Path, metric: str) -> None:
+    rows = [{"prompt": f"Q{n}", "chosen": "yes", "rejected": "no", "agent": "early"} for n in range(40)]
+    late = [{"prompt": "Last", "chosen": "yes", "rejected": "no", "agent": "late"}]
+    for name in ("pairs", "held_out"):
+        write_rows(folder / f"{name}.jsonl", [*rows, *late])
+    run(folder, "run", held_out(folder), f"checkpointing.metric_name={metric}", "data.shuffle=false", num_steps=1)
 
 
 def test_every_metric_of_a_step_can_be_named(folder: Path) -> None:

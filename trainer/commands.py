@@ -158,7 +158,13 @@ def train_command(
 
 
 def told_apart(arguments: list[str]) -> tuple[list[Path], list[str]]:
-    """Tell files of pairs from settings: a setting has a dotted key before its `=`, and is no file."""
+    """Tell files of pairs from settings: a setting has a dotted key before its `=`, and is no file.
+
+    Raises:
+        UsageError: an argument is empty, which as a path would be this folder.
+    """
+    if "" in arguments:
+        raise UsageError("an argument is empty, as where a variable of the shell is not set")
     settings = [text for text in arguments if SETTING.match(text) and not os.path.exists(text)]  # noqa: PTH110 (never raises)
     return [Path(text) for text in arguments if text not in settings], settings
 

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from trainer.config.base import Section, one_or_more, path_alone
+from trainer.config.base import Section, Weight, one_or_more, path_alone
 
 DEFAULT_SET = "default"
 """What the set of `data.validation` is called in metrics."""
@@ -65,6 +65,8 @@ class DatasetSection(Section):
             raise ValueError(f"dataset_name={name}: no such kind of data set; {meant}")
         if self.data_path is None and name not in HUB_SETS and not self.is_class:
             raise ValueError("no data: give data_path, or dataset_name=HelpSteer3 or Tulu3Preference")
+        if len({self.prompt_key, self.chosen_key, self.rejected_key}) < 3:
+            raise ValueError("prompt_key, chosen_key and rejected_key are three different keys")
         if self.has_other_keys and name is not None and name != "BinaryPreferenceDataset" and not self.is_class:
             raise ValueError(
                 f"prompt_key, chosen_key and rejected_key name keys of BinaryPreference rows, not of {name}"
@@ -75,7 +77,7 @@ class DatasetSection(Section):
 class TrainDatasetSection(DatasetSection):
     """One set of the pairs to train on."""
 
-    weight: PositiveFloat = 1.0
+    weight: Weight = 1.0
     """How often the set is gone through in an epoch: 2: each pair twice; 0.5: another half of them each epoch."""
 
 

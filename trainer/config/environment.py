@@ -47,9 +47,9 @@ def check_environment(config: TrainConfig) -> None:
 def folder_problem(folder: Path) -> str | None:
     """Say why a folder can't be written to, by trying it on the nearest one that exists."""
     ancestor = folder.expanduser()
-    while not ancestor.exists():
-        ancestor = ancestor.parent
     try:
+        while not ancestor.exists():
+            ancestor = ancestor.parent
         with tempfile.TemporaryDirectory(dir=ancestor):
             return None
     except OSError as error:
@@ -138,6 +138,8 @@ def _folders(config: TrainConfig) -> Iterator[tuple[str, Path, str]]:
     """Yield the folders outside the run's that something will be written to: their names and what else to do."""
     if config.logger.trackers and config.logger.log_dir is not None:
         yield "logger.log_dir", config.logger.log_dir, "name another, or leave it out for logs/ in the run's folder"
+    if config.checkpointing.enabled and (checkpoints := config.checkpointing.checkpoint_dir) is not None:
+        yield "checkpointing.checkpoint_dir", checkpoints, "name another, or leave it out for one in the run's folder"
     variables = _download_variables(config)
     for name in variables:
         value = os.environ.get(name)
@@ -163,11 +165,11 @@ def _download_variables(config: TrainConfig) -> list[str]:
 
 def _is_download(model_name: str) -> bool:
     """Say whether a model is neither a folder nor in the hub's cache."""
-    if Path(model_name).expanduser().is_dir():
+    if os.path.isdir(os.path.expanduser(model_name)):  # noqa: PTH111, PTH112 (they never raise)
         return False
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    return not (cache / f"models--{model_name.replace('/', '--')}").is_dir()
+    return not os.path.isdir(cache / f"models--{model_name.replace('/', '--')}")  # noqa: PTH112 (never raises)
 
 
 def _is_on_hub(dataset: DatasetSection) -> bool:

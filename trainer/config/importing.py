@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
+from trainer.config.base import one_or_more
 from trainer.config.carry import Carry, Note, Outcome, flatten
 from trainer.config.conversions import Unknown, Unneeded, converted
 from trainer.config.data import DEFAULT_SET, TrainDatasetSection
@@ -84,11 +85,22 @@ def import_config(path: Path | None, overrides: Sequence[str] = ()) -> Imported:
 
 def import_tree(tree: Mapping[str, Any]) -> Imported:
     """Turn an old configuration that is read already, or a program's, into ours."""
-    tree, unresolved = interpolate(tree)
+    tree, unresolved = interpolate(_with_long_forms(tree))
     carry = Carry(flatten(tree))
     for key, reason in unresolved.items():
         carry.notes.append(Note(Outcome.LOST, key, remark=reason))
     return _carried(carry)
+
+
+def _with_long_forms(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Write out what our own files may say in short: a path for a data set, a mode for the reference."""
+    long = dict(tree)
+    if isinstance(mode := long.get("reference"), str):
+        long["reference"] = {"mode": mode}
+    if isinstance(data := long.get("data"), dict) and isinstance(data.get("train"), (str, list)):
+        sets = one_or_more(data["train"])
+        long["data"] = data | {"train": sets if isinstance(data["train"], list) else sets[0]}
+    return long
 
 
 def imported_yaml(imported: Imported) -> str:
@@ -120,6 +132,9 @@ def _carry_one(carry: Carry, old: str, value: Any) -> None:
         _leave_out(carry, old, value)
         return
     target = field_of(new)
+    if value == "":
+        carry.drop(old, "it was empty")
+        return
     try:
         ours = converted(old, new, value)
     except Unneeded as reason:
@@ -169,14 +184,14 @@ def _carry_lengths(carry: Carry) -> None:
     """Of several limits of length the smallest decides what is dropped."""
     keys = [LENGTH, "data.max_input_seq_length", "data.max_seq_length", "model.max_length", "max_length"]
     told = {key: value for key in keys if (value := carry.take(key)) is not None}
-    numbers = [value for value in told.values() if isinstance(value, int)]
+    numbers = [value for value in told.values() if type(value) is int]
     for old, value in told.items():
-        if numbers and value == min(numbers):
-            carry.put(old, LENGTH, value)
-        elif numbers:
-            carry.drop(old, f"it was {value}, and the smaller limit holds")
-        else:
+        if type(value) is not int:
             carry.lose(old, value, "no number")
+        elif value == min(numbers):
+            carry.put(old, LENGTH, value)
+        else:
+            carry.drop(old, f"it was {value}, and the smaller limit holds")
 
 
 def _carry_batch(carry: Carry) -> None:
@@ -185,6 +200,9 @@ def _carry_batch(carry: Carry) -> None:
     if times is None:
         return
     size = carry.pending.get("per_device_train_batch_size", 8)
+    if not (isinstance(size, int) and isinstance(times, int)):
+        carry.lose("gradient_accumulation_steps", times, f"{excerpt(size)} x {excerpt(times)} is no number")
+        return
     remark = f"{size} x {times} on one process; multiply by the number of yours"
     carry.put("gradient_accumulation_steps", BATCH, size * times, remark)
 
@@ -193,7 +211,7 @@ def _carry_trackers(carry: Carry) -> None:
     if "logger.log_dir" in carry.pending and (own := carry.take("logger.tensorboard.log_dir")) is not None:
         carry.drop("logger.tensorboard.log_dir", f"it was {own}; all trackers write below logger.log_dir")
     names = carry.take("report_to")
-    for name in [names] if isinstance(names, str) else names or []:
+    for name in names if isinstance(names, list) else [] if names is None else [names]:
         if name in TRACKERS:
             carry.put("report_to", f"logger.{name}_enabled", True)
         elif name == "none":
@@ -216,7 +234,7 @@ def _settle(carry: Carry) -> None:
         carry.notes.append(Note(Outcome.RENAMED, "loss_type", "loss.name", "sigmoid with smoothed labels is cdpo"))
     if any(note.old == "rpo_alpha" for note in carry.notes):
         settings["dpo.sft_average_log_probs"] = True
-    if settings.get(METRIC) is not None:
+    if isinstance(settings.get(METRIC), str):
         _settle_metric(carry)
 
 
@@ -230,7 +248,9 @@ def _settle_metric(carry: Carry) -> None:
     except ValueError:
         return  # told with what else is impossible
     if metric.is_validation and metric.dataset not in sets:
-        carry.lose(METRIC, carry.settings.pop(METRIC), "there is no such validation set")
+        old = next((note.old for note in carry.notes if note.new == METRIC), METRIC)
+        carry.notes = [note for note in carry.notes if note.new != METRIC]
+        carry.lose(old, carry.settings.pop(METRIC), "there is no such validation set")
 
 
 def _leave_out_impossible(carry: Carry) -> None:

@@ -45,7 +45,8 @@ do.
 - Later wins: the defaults, the file of `--config`, the pairs and short options of the command line, `key=value`
   settings. A setting that is given as a short option and as `key=value` too is refused.
 - `configs/dpo.yaml` has every option with its default; a file needs only those that differ. Paths in it are relative to
-  where `dpo` is started. Numbers and words are read as in YAML 1.2, and a key that stands there twice is refused.
+  where `dpo` is started, and `~` is your home. Numbers and words are read as in YAML 1.2, and a key that stands there
+  twice is refused.
 - In `key=value`, the value is JSON (`true`, `[0.9, 0.98]`), a list or mapping as YAML writes it (`[q_proj, v_proj]`),
   `None` or `null`, else text. `+key=value` and `++key=value` are the same; `~key` goes back to the default.
 - Arguments of `dpo train` without a dotted key before a `=`, and files that are there, are pairs to train on; several

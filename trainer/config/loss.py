@@ -46,6 +46,12 @@ WHOLE_STEP_LOSSES: frozenset[LossName] = frozenset({"aot", "aot_unpaired"})
 MAY_BE_SMOOTHED: frozenset[LossName] = SMOOTHED_LOSSES | WHOLE_STEP_LOSSES
 LENGTH_AVERAGED_LOSSES: frozenset[LossName] = frozenset({"ipo", "sigmoid_norm", "simpo", "orpo"})
 """Losses that divide log-probs by the number of tokens whatever dpo.preference_average_log_probs says."""
+PARAMETERS: dict[str, LossName] = {
+    "simpo_gamma": "simpo",
+    "dpop_lambda": "dpop",
+    "discopop_temperature": "discopop",
+}
+"""Options that a single loss takes."""
 MARGIN_LOSSES: frozenset[LossName] = REWARD_LOSSES | {
     "sigmoid",
     "cdpo",
@@ -171,7 +177,7 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = [*self._name_problems(), *self._modifier_problems()]
+        problems = [*self._name_problems(), *self._modifier_problems(), *self._unused_problems()]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -181,10 +187,24 @@ class LossSection(Section):
         if self.mix and "name" in self.model_fields_set and self.name not in self.mix:
             yield f"name={self.name} and mix are two answers to one question; give one"
         if self.label_smoothing and MAY_BE_SMOOTHED.isdisjoint(names):
-            yield f"label_smoothing has no place in {', '.join(names)}; DPO with smoothed labels is name=cdpo"
+            smoothing = f"label_smoothing={self.label_smoothing:g}"
+            yield f"{smoothing} has no place in {', '.join(names)}; DPO with smoothed labels is the loss cdpo"
         if not self.label_smoothing and not SMOOTHED_LOSSES.isdisjoint(names):
             needing = ", ".join(sorted(SMOOTHED_LOSSES & names))
             yield f"{needing} needs label_smoothing above 0, such as label_smoothing=0.1"
+
+    def _unused_problems(self) -> Iterator[str]:
+        """Name what would change nothing: whoever sets it expects that it does."""
+        names = self.weights.keys()
+        for option, loss in PARAMETERS.items():
+            if loss not in names and getattr(self, option) != LossSection.model_fields[option].default:
+                yield f"{option} is for the loss {loss}, and the loss is {', '.join(names)}"
+        if self.f_alpha != LossSection.model_fields["f_alpha"].default and self.f_divergence != "alpha":
+            yield f"f_alpha is for f_divergence=alpha, and f_divergence is {self.f_divergence}"
+        if self.reward != RewardSection() and not self.needs_rewards:
+            yield f"reward.* is for {', '.join(sorted(REWARD_LOSSES))}, and the loss is {', '.join(names)}"
+        elif self.reward.offset != "log" and "odpo" not in names:
+            yield f"reward.offset is for the loss odpo, and the loss is {', '.join(names)}"
 
     def _modifier_problems(self) -> Iterator[str]:
         names = self.weights.keys()

@@ -22,7 +22,8 @@ def carry_data(carry: Carry) -> None:
     """Carry the data sets of all three layouts: flat, with data.train, with data.default below it."""
     default = carry.take_below("data.default")
     for key, value in default.items():
-        for target in (TRAIN, VALIDATION) if _has(carry, VALIDATION) else (TRAIN,):
+        trained = () if TRAIN in carry.settings else (TRAIN,)  # the sets of a list have it already
+        for target in (*trained, VALIDATION) if _has(carry, VALIDATION) else trained:
             if f"{target}.{key}" not in carry.pending:
                 carry.pending[f"{target}.{key}"] = value
     if default:
@@ -83,6 +84,8 @@ def _carry_named(carry: Carry) -> None:
     split = carry.take("data.val_split")
     is_said = split is not None and not PLACEHOLDER.match(str(split))
     if not isinstance(sets, dict):
+        if sets is not None:
+            carry.lose(NAMED, sets, "expected a path for each name")
         if split is not None:
             carry.drop("data.val_split", "there is no validation set that it is of")
         return
@@ -105,7 +108,7 @@ def carry_optimizer(carry: Carry) -> None:
         if name is None:
             continue
         known = [(SGD, "sgd"), (ADAMW, "adamw"), (ADAMW_8BIT, "adamw_8bit")]
-        ours = next((ours for names, ours in known if name in names), None)
+        ours = next((ours for names, ours in known if isinstance(name, str) and name in names), None)
         if ours is None:
             carry.lose(old, name, "there are adamw, adamw_8bit and sgd")
         else:
@@ -133,8 +136,8 @@ def carry_scheduler(carry: Carry) -> None:
     if value is None:
         return
     parts = [part for part in value if isinstance(part, dict) and "name" in part] if isinstance(value, list) else []
-    milestones = [part["milestones"] for part in value if isinstance(part, dict) and part.get("milestones")]
-    found = _schedule(parts, list(*milestones[:1]), carry)
+    milestones = [part.get("milestones") for part in value if isinstance(part, dict)]
+    found = _schedule(parts, next((each for each in milestones if isinstance(each, list)), []), carry)
     if found is None:
         names = ", ".join(str(part["name"]).rpartition(".")[2] for part in parts) or str(value)
         carry.lose("policy.scheduler", names, "there are linear, cosine and constant_with_warmup after a warm-up")
@@ -147,7 +150,7 @@ def carry_scheduler(carry: Carry) -> None:
 def _schedule(parts: list[dict[str, Any]], milestones: list[int], carry: Carry) -> dict[str, Any] | None:
     """Read a sequence of torch's schedulers; None where there is none like it here."""
     kinds = [str(part["name"]).rpartition(".")[2] for part in parts]
-    kwargs = [part.get("kwargs") or {} for part in parts]
+    kwargs = [each if isinstance(each := part.get("kwargs"), dict) else {} for part in parts]
     warmup = 0
     if len(kinds) > 1 and kinds[0] == "LinearLR" and kwargs[0].get("end_factor", 1.0) == 1.0:
         warmup = milestones[0] if milestones else kwargs[0].get("total_iters", 0)
@@ -162,7 +165,9 @@ def _schedule(parts: list[dict[str, Any]], milestones: list[int], carry: Carry) 
         case ["CosineAnnealingLR"]:
             lr = carry.settings.get("policy.optimizer.lr") or carry.pending.get("policy.optimizer.kwargs.lr")
             lowest = kwargs[0].get("eta_min", 0.0)
-            ratio = {"min_lr_ratio": round(float(lowest) / float(lr), 6)} if lowest and lr else {}
+            if not isinstance(lowest, (int, float)) or (lowest and not isinstance(lr, (int, float))):
+                return None
+            ratio = {"min_lr_ratio": round(lowest / lr, 6)} if lowest and lr else {}
             return {"name": "cosine", "warmup_steps": warmup, **ratio}
     return None
 

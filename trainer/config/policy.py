@@ -6,8 +6,26 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 
 from trainer.config.base import DecayRate, LearningRate, Section, Share
 
-NOT_FOR_TEMPLATES = frozenset({"conversation", "tools", "add_generation_prompt", "tokenize", "chat_template"})
-"""Arguments of apply_chat_template that are ours to say."""
+NOT_FOR_TEMPLATES = frozenset(
+    {
+        "self",
+        "messages",
+        "conversation",
+        "tools",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    }
+)
+"""What apply_chat_template does not hand to a template, or is ours to say."""
 
 
 class TokenizerSection(Section):
@@ -103,13 +121,11 @@ class LoraSection(Section):
     def _has_adapters(self) -> Self:
         if self.rank:
             return self
-        for name in ("alpha", "rank_stabilized", "target_modules", "exclude_modules"):
-            if getattr(self, name):
-                raise ValueError(f"{name} needs adapters; switch them on with rank=16")
-        if self.quantization != "none":
-            raise ValueError(f"quantization={self.quantization} freezes the weights; train adapters with rank=16")
-        if self.save != "merged":
-            raise ValueError(f"save={self.save} needs adapters; switch them on with rank=16")
+        names = ("alpha", "rank_stabilized", "target_modules", "exclude_modules", "quantization", "save")
+        given = [name for name in names if getattr(self, name) != LoraSection.model_fields[name].default]
+        if given:
+            need = "needs" if len(given) == 1 else "need"
+            raise ValueError(f"{', '.join(given)} {need} adapters; switch them on with rank=16")
         return self
 
 

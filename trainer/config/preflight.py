@@ -2,15 +2,15 @@
 
 import os
 import shlex
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.terminal import path_text
-from trainer.config.environment import check_environment
+from trainer.config.environment import check_environment, folder_problem
 from trainer.config.sections import TrainConfig
+from trainer.data.prompts import read_frame, read_system_prompt
 from trainer.data.sources import check_dataset
 from trainer.data.template import read_template
 
@@ -71,6 +71,8 @@ def _looks(config: TrainConfig) -> Iterator[Callable[[], object]]:
     """Yield a look at each path of the configuration that is read."""
     for dataset in (*config.data.train, *config.data.validation_sets.values()):
         yield partial(check_dataset, dataset)
+        yield partial(read_system_prompt, dataset)
+        yield partial(read_frame, dataset)
     yield partial(refuse_missing_folder, config.policy.model_name)
     if config.reference.model_name is not None:
         yield partial(refuse_missing_folder, config.reference.model_name)
@@ -108,7 +110,7 @@ def refuse_used_folder(path: Path) -> None:
     Raises:
         UsageError: the path is taken by a file, or by a folder that holds something.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110 (never raises)
         raise UsageError(f"{path_text(path)}: exists and is not empty; name a new folder with -o")
 
 
@@ -118,11 +120,5 @@ def refuse_unwritable_folder(path: Path) -> None:
     Raises:
         DpoError: it can't.
     """
-    ancestor = path
-    while not ancestor.exists():
-        ancestor = ancestor.parent
-    try:
-        with tempfile.TemporaryDirectory(dir=ancestor):
-            pass
-    except OSError as error:
-        raise DpoError(f"{path_text(path)}: can't be written: {error.strerror or error}") from error
+    if (problem := folder_problem(path)) is not None:
+        raise DpoError(f"{path_text(path)}: can't be written: {problem}")

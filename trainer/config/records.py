@@ -31,7 +31,7 @@ class MetricName(NamedTuple):
 
 
 def metric_of(text: str, datasets: Iterable[str] = ()) -> MetricName:
-    """Read a metric's name: train:loss, val:loss (of the set default), val:validation-NAME_loss, or that without val:.
+    """Read a metric's name: train:loss, val:loss (of the only set or `default`), val:validation-NAME_loss, the same without val:.
 
     Names of sets may have _ in them, as those of metrics, so the sets that there are decide where one ends.
 
@@ -44,7 +44,8 @@ def metric_of(text: str, datasets: Iterable[str] = ()) -> MetricName:
     if match["side"] == "train":
         return MetricName(False, "", match["name"])
     if not match["set"]:
-        return MetricName(True, DEFAULT_SET, match["name"])
+        names = list(datasets)
+        return MetricName(True, names[0] if len(names) == 1 else DEFAULT_SET, match["name"])
     for known in sorted(datasets, key=len, reverse=True):
         if match["name"].startswith((f"{known}_", f"{known}/")):
             return MetricName(True, known, match["name"][len(known) + 1 :])
@@ -67,7 +68,9 @@ class CheckpointingSection(Section):
     """Whether a higher value of the metric is the better one."""
     keep_top_k: PositiveInt | None = 3
     """How many to keep, the newest in any case; null: all."""
-    checkpoint_must_save_by: Annotated[str, Field(pattern=r"^\d+:\d{1,2}:\d{1,2}:\d{1,2}$")] | None = None
+    checkpoint_must_save_by: Annotated[str, Field(pattern=r"^[0-9]{1,6}:[0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}$")] | None = (
+        None
+    )
     """Days:hours:minutes:seconds from the start by which a checkpoint must be there; the run then ends."""
 
     @property

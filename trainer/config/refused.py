@@ -43,6 +43,7 @@ REFUSED: dict[str, Refusal] = {
     "policy.dtensor_cfg.lora_cfg.match_all_linear": _harmless(
         "every linear layer but the head gets adapters unless policy.lora.target_modules names some"
     ),
+    "policy.dtensor_cfg.lora_cfg.dropout": _missed("adapters have no dropout"),
     "policy.dtensor_cfg.lora_cfg.dropout_position": _harmless("adapters have no dropout"),
     "policy.dtensor_cfg.lora_cfg.lora_A_init": _harmless("adapters start as peft starts them: at 0 in effect"),
     "policy.dynamic_batching": _harmless(PACKED),

@@ -17,6 +17,8 @@ from trainer.config.loss import DpoSection, LossSection
 from trainer.config.policy import PolicySection
 from trainer.config.records import CheckpointingSection, ClusterSection, HubSection, LoggerSection
 
+POLICY_FOLDER = "policy"
+"""In the run's folder: where the trained policy goes."""
 DEFAULT_CACHE = Path("~/.cache/dpo/reference")
 
 
@@ -62,7 +64,12 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        problems = [*self._reference_problems(), *self._validation_problems()]
+        problems = [
+            *self._reference_problems(),
+            *self._loss_problems(),
+            *self._validation_problems(),
+            *self._folder_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -74,6 +81,22 @@ class TrainConfig(Section):
             yield "loss.name=dpop compares with the reference, and reference.mode is none"
         if self.loss.f_divergence != "reverse_kl":
             yield f"loss.f_divergence={self.loss.f_divergence} is one from the reference, and reference.mode is none"
+
+    def _loss_problems(self) -> Iterator[str]:
+        if not self.dpo.preference_loss_weight and self.loss != LossSection():
+            yield "loss.* is the preference term, and dpo.preference_loss_weight is 0"
+
+    def _folder_problems(self) -> Iterator[str]:
+        """Keep the place free where the policy goes at the end of hours of work."""
+        policy = (self.output_dir / POLICY_FOLDER).absolute()
+        named = {
+            "checkpointing.checkpoint_dir": self.checkpointing.checkpoint_dir,
+            "logger.log_dir": self.logger.log_dir,
+            "reference.cache_dir": self.reference.cache_dir,
+        }
+        for key, folder in named.items():
+            if folder is not None and folder.absolute().is_relative_to(policy):
+                yield f"{key}={folder} is where the policy goes; name a folder beside it"
 
     def _validation_problems(self) -> Iterator[str]:
         names = list(self.data.validation_sets)

@@ -3,6 +3,9 @@
 The order is: declared defaults, the file, options and pairs of the command line, `dotted.key=value` settings.
 """
 
+import copy
+import difflib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +15,8 @@ from pydantic import ValidationError
 
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
-from trainer.config.keys import nearest_key
-from trainer.config.renames import RENAMED
+from trainer.config.keys import field_of, nearest_key
+from trainer.config.renames import LOSS_NAMES, RENAMED
 from trainer.config.sections import TrainConfig
 from trainer.config.told import Told, tell
 
@@ -21,6 +24,12 @@ RUNS_FOLDER = Path("runs")
 NO_DATA = "no pairs to train on: name a file of pairs, such as dpo_train.jsonl, or set data.train.data_path="
 IMPORT = "dpo config import FILE turns a YAML of NeMo RL or an older tutorial into one for dpo"
 TEXT_WANTED = ("string_type", "path_type")
+EXPECTED = {
+    "dict_type": "Input should be a mapping, such as {a: 1}",
+    "missing": "Input has too few values",
+    "tuple_type": "Input should be a list, such as [a, b]",
+}
+"""What pydantic says in Python's words."""
 PLACEHOLDER = "-"  # stands where pairs are missing, so that all else can be checked
 
 
@@ -61,18 +70,40 @@ def check(told: Told, *, needs_data: bool = True) -> TrainConfig:
     problems = list(told.problems)
     tree = dict(told.tree)
     if not has_data(tree):
-        problems += [NO_DATA] if needs_data else []
+        problems += [NO_DATA] if needs_data and not told.has_old_pairs else []
         tree["data"] = with_placeholder(tree.get("data"))
     if tree.get("output_dir") is None:
         tree["output_dir"] = str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    try:
-        config = TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        problems += [_explain(details, told) for details in error.errors()]
-    if problems:
+    config, errors = _validated(tree)
+    problems += [_explain(details, told) for details in errors]
+    if problems or config is None:
         problems += [f"({IMPORT})"] if told.has_old_file else []
         raise UsageError(problems[0] if len(problems) == 1 else "wrong settings:\n  " + "\n  ".join(problems))
     return config
+
+
+def _validated(tree: dict[str, Any]) -> tuple[TrainConfig | None, list[Any]]:
+    """Check a tree; one with unknown keys without them too, else what can't be together would be told later."""
+    try:
+        return TrainConfig.model_validate(tree), []
+    except ValidationError as error:
+        errors: list[Any] = [*error.errors()]
+    unknown = [details["loc"] for details in errors if details["type"] == "extra_forbidden"]
+    if unknown:
+        rest = copy.deepcopy(tree)
+        for place in unknown:
+            _take_out(rest, place)
+        known = [(details["loc"], details["type"]) for details in errors]
+        errors += [details for details in _validated(rest)[1] if (details["loc"], details["type"]) not in known]
+    return None, errors
+
+
+def _take_out(tree: Any, place: Sequence[int | str]) -> None:
+    *above, last = place
+    for part in above:
+        if not (isinstance(tree, dict) and isinstance(part, int)):  # a single set is no list in the file
+            tree = tree[part]
+    del tree[last]
 
 
 def has_data(tree: Mapping[str, Any]) -> bool:
@@ -98,15 +129,35 @@ def _explain(details: Any, told: Told) -> str:
         key = key.replace("data.train.0", "data.train", 1)
     where = f"{told.places[key]}: " if key in told.places else ""
     if details["type"] == "extra_forbidden":
+        if field_of(key) is not None:
+            sections = ": {".join(key.split("."))
+            return f"{where}{key}: is one key with dots in it; write sections, {sections}: …{'}' * key.count('.')}"
         nearest = nearest_key(key, RENAMED)
         return f"{where}{key}: no such setting" + (f"; did you mean {nearest}?" if nearest else "")
     if details["type"] == "value_error":  # of several keys together
         return f"{where}{key}: {details['ctx']['error']}" if key else f"{details['ctx']['error']}"
     if details["type"] in ("model_type", "model_attributes_type"):
         return f"{where}{key}={excerpt(details['input'])}: is a section; set one of its keys, {key}.KEY"
-    in_quotes = "; put it in quotes" if details["type"] in TEXT_WANTED and _is_plain(details["input"]) else ""
-    return f"{where}{key}={excerpt(details['input'])}: {details['msg']}{in_quotes}"
+    if details["type"] == "missing":  # of a list with a place for each of its values
+        key = key.rpartition(".")[0]
+        where = f"{told.places[key]}: " if key in told.places else ""
+    return f"{where}{key}={excerpt(details['input'])}: {_expected(details)}"
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, (int, float))
+def _expected(details: Any) -> str:
+    """Say what a value should be, and what was probably meant."""
+    kind, value, message = details["type"], details["input"], str(details["msg"])
+    if kind in TEXT_WANTED and isinstance(value, (int, float)):
+        return f"{message}; put it in quotes"
+    if kind == "literal_error":
+        known = re.findall(r"'(.*?)'", details["ctx"]["expected"])
+        meant = _meant(str(value).lower(), known)
+        return f"{message}; did you mean {meant}?" if meant else message
+    return EXPECTED.get(kind, message)
+
+
+def _meant(value: str, known: Sequence[str]) -> str | None:
+    """Find the word that was probably meant: by the name that others have for a loss, by its letters."""
+    if LOSS_NAMES.get(value) in known:
+        return LOSS_NAMES[value]
+    return next(iter(difflib.get_close_matches(value, known, n=1)), None)

@@ -41,6 +41,7 @@ class Told:
     places: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     has_old_file: bool = False
+    has_old_pairs: bool = False  # the pairs to train on, by the name that another tool has for them
 
     @property
     def has_several_sets(self) -> bool:
@@ -87,6 +88,7 @@ def _take_file(told: Told, path: Path) -> None:
         if found is not None:
             known_as, answer = found
             told.has_old_file = True
+            told.has_old_pairs |= _names_pairs(key)
             _prune(told.tree, key.split("."))
             if known_as not in answered:
                 told.problems.append(f"{where}{known_as}: {answer}")
@@ -115,6 +117,7 @@ def _take_override(told: Told, override: str, given: Mapping[str, object]) -> No
         told.problems.append(f"{excerpt(override)}: not of the form key=value")
     elif (found := _old_name(key)) is not None:
         told.problems.append(f"{printable(found[0])}: {found[1]}")
+        told.has_old_pairs |= _names_pairs(key)
     elif mark != "~" and key in known - set(option_keys()) - WHOLE:
         told.problems.append(f"{key}: is a section; set one of its keys, {key}.KEY=")
     elif any(each == key or each.startswith(f"{key}.") for each in given):
@@ -232,12 +235,17 @@ def _old_name(key: str) -> tuple[str, str] | None:
     return None if found is None else (found[0], f"has no place here: {found[1].reason}")
 
 
+def _names_pairs(old: str) -> bool:
+    return RENAMED.get(old) in (f"{SETS}.data_path", f"{SETS}.dataset_name")
+
+
 def _leave_out_nulls(tree: dict[str, Any], prefix: str) -> None:
     """Read an empty section, and null where it is no value, as the defaults."""
     for name, value in list(tree.items()):
         declared = field_of(f"{prefix}{name}")
         if isinstance(value, dict):
-            _leave_out_nulls(value, f"{prefix}{name}.")
+            if declared is None or not is_mapping(declared):  # in there null is a value of the user's own
+                _leave_out_nulls(value, f"{prefix}{name}.")
         elif value is None and declared is not None and not may_be_null(declared):
             is_section = f"{prefix}{name}" in section_keys()
             if is_section or is_mapping(declared) or f"{prefix}{name}" == "output_dir":

@@ -6,14 +6,17 @@ The class is imported and made with those of our options that it takes; its rows
 import importlib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
-from schemas.errors import InputError, UsageError
+from schemas.errors import DpoError, InputError, UsageError
 from schemas.tables import without_nulls
 from schemas.terminal import printable
 from trainer.config.data import DatasetSection, TrainDatasetSection
-from trainer.data.prompts import PromptTexts
+from trainer.data.prompts import PromptTexts, checked_frame
 
+ON_PATH = "its folder must be on PYTHONPATH"
 NOT_HANDED_OVER = {"dataset_name", "system_prompt_file", "prompt_file", "weight"}
 
 
@@ -21,12 +24,15 @@ def external_rows(dataset: DatasetSection) -> tuple[Iterator[tuple[int, object]]
     """Give the numbered rows of such a class, and the texts that its task_spec has for prompts.
 
     Raises:
-        UsageError: there is no such class.
+        UsageError: there is no such class, or its texts are none.
         InputError: it can't be made, or has no such set.
     """
+    name = f"dataset_name={dataset.dataset_name}"
     made = _make(_class_of(dataset), dataset)
     split = dataset.split or ("train" if isinstance(dataset, TrainDatasetSection) else "validation")
-    return rows_of_object(made, split=split, name=f"dataset_name={dataset.dataset_name}")
+    with _not_ours(name, "has no rows that can be read"):
+        rows, texts = rows_of_object(made, split=split, name=name)
+    return _read(rows, name), texts
 
 
 def rows_of_object(made: Any, *, split: str, name: str) -> tuple[Iterator[tuple[int, object]], PromptTexts]:
@@ -34,10 +40,15 @@ def rows_of_object(made: Any, *, split: str, name: str) -> tuple[Iterator[tuple[
 
     Raises:
         InputError: it has no such set.
+        UsageError: a text of its task_spec is none, or has no place for the question.
     """
     spec = getattr(made, "task_spec", None)
-    texts = PromptTexts(getattr(spec, "system_prompt", None), getattr(spec, "prompt", None))
-    return numbered(_set_of(made, split, name)), texts
+    system, frame = (getattr(spec, key, None) or None for key in ("system_prompt", "prompt"))
+    if not (isinstance(system, str | None) and isinstance(frame, str | None)):
+        raise UsageError(f"{name}: prompt and system_prompt of its task_spec are texts or None")
+    if frame is not None:
+        checked_frame(frame, f"{name}: prompt of its task_spec")
+    return numbered(_set_of(made, split, name)), PromptTexts(system, frame)
 
 
 def numbered(rows: Iterable[Any]) -> Iterator[tuple[int, object]]:
@@ -45,15 +56,45 @@ def numbered(rows: Iterable[Any]) -> Iterator[tuple[int, object]]:
     return enumerate(map(_plain, rows), start=1)
 
 
+def refuse_missing_module(dataset: DatasetSection) -> None:
+    """Look for the package of the class, without importing it.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    package = (dataset.dataset_name or "").partition(".")[0]
+    if find_spec(package) is None:
+        raise UsageError(f"dataset_name={dataset.dataset_name}: there is no module {package}; {ON_PATH}")
+
+
 def _class_of(dataset: DatasetSection) -> Any:
     module, _, name = (dataset.dataset_name or "").rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"dataset_name={dataset.dataset_name}: can't be imported: {printable(str(error))}; its folder must be on "
-            "PYTHONPATH"
-        ) from error
+    except Exception as error:  # the module is not ours
+        on_path = f"; {ON_PATH}" if isinstance(error, ImportError | AttributeError) else ""
+        raise UsageError(f"dataset_name={dataset.dataset_name}: can't be imported: {_shown(error)}{on_path}") from error
+
+
+@contextmanager
+def _not_ours(name: str, what: str) -> Iterator[None]:
+    """Name the class in what its code raises."""
+    try:
+        yield
+    except DpoError:
+        raise
+    except Exception as error:
+        raise InputError(f"{name}: {what}: {_shown(error)}") from error
+
+
+def _read(rows: Iterator[tuple[int, object]], name: str) -> Iterator[tuple[int, object]]:
+    with _not_ours(name, "stopped in the middle of its rows"):
+        yield from rows
+
+
+def _shown(error: Exception) -> str:
+    kind = "" if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: "
+    return f"{kind}{printable(str(error))}"
 
 
 def _make(made_of: Any, dataset: DatasetSection) -> Any:
@@ -61,17 +102,13 @@ def _make(made_of: Any, dataset: DatasetSection) -> Any:
         key: None if value is None else str(value) if key == "data_path" else value
         for key, value in dataset.model_dump(exclude=NOT_HANDED_OVER).items()
     }
-    try:
+    with _not_ours(f"dataset_name={dataset.dataset_name}", "can't be made"):
         taken = inspect.signature(made_of).parameters.values()
         takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in taken)
         names = {each.name for each in taken if each.kind is not inspect.Parameter.VAR_POSITIONAL}
         return made_of(
             **{key: value for key, value in options.items() if value is not None and (takes_all or key in names)}
         )
-    except Exception as error:  # the class is not ours
-        raise InputError(
-            f"dataset_name={dataset.dataset_name}: can't be made: {type(error).__name__}: {printable(str(error))}"
-        ) from error
 
 
 def _set_of(made: Any, split: str, name: str) -> Iterable[Any]:
@@ -84,6 +121,8 @@ def _set_of(made: Any, split: str, name: str) -> Iterable[Any]:
         found = found[split]
     if found is None:
         raise InputError(f"{name}: has neither formatted_ds nor dataset")
+    if not isinstance(found, Iterable):
+        raise InputError(f"{name}: formatted_ds is {type(found).__name__}, expected rows, or sets of rows by name")
     rows: Iterable[Any] = found
     return rows
 

@@ -73,6 +73,8 @@ def plan_steps(
     """Plan the whole run; the last step of an epoch takes what is left, so that no pair is passed over."""
     steps: list[Step] = []
     for epoch in range(num_epochs):
+        if max_steps is not None and len(steps) >= max_steps:  # of epochs there may be a million
+            break
         pairs = pair_order(groups, seed=seed, epoch=epoch, order=order, weights=weights, shuffle=shuffle)
         steps += [
             Step(epoch, tuple(pairs[start : start + global_batch_size]))

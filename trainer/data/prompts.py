@@ -40,14 +40,43 @@ def read_prompt_texts(dataset: DatasetSection) -> PromptTexts:
     Raises:
         UsageError: a file can't be read, or has no {}.
     """
-    system = None if dataset.system_prompt_file is None else _read(dataset.system_prompt_file, "system_prompt_file")
-    frame = None if dataset.prompt_file is None else _read(dataset.prompt_file, "prompt_file")
-    if frame is not None and (times := _num_places(frame)) != 1:
+    return PromptTexts(read_system_prompt(dataset), read_frame(dataset))
+
+
+def read_system_prompt(dataset: DatasetSection) -> str | None:
+    """Read system_prompt_file.
+
+    Raises:
+        UsageError: it can't be read, or is empty.
+    """
+    path = dataset.system_prompt_file
+    text = None if path is None else _read(path, "system_prompt_file")
+    if path is not None and not text:
+        raise UsageError(f"system_prompt_file={path_text(path)}: is empty")
+    return text
+
+
+def read_frame(dataset: DatasetSection) -> str | None:
+    """Read prompt_file.
+
+    Raises:
+        UsageError: it can't be read, or has not one {}.
+    """
+    path = dataset.prompt_file
+    return None if path is None else checked_frame(_read(path, "prompt_file"), f"prompt_file={path_text(path)}")
+
+
+def checked_frame(frame: str, name: str) -> str:
+    """Give a frame that has a place for the first message of the user; without one, that would be gone.
+
+    Raises:
+        UsageError: it has none, or several.
+    """
+    if (times := _num_places(frame)) != 1:
         raise UsageError(
-            f"prompt_file={path_text(dataset.prompt_file or Path())}: has {{}} {counted(times, 'time')}, expected "
-            "once: there the first message of the user is put"
+            f"{name}: has {{}} {counted(times, 'time')}, expected once: there the first message of the user is put"
         )
-    return PromptTexts(system, frame)
+    return frame
 
 
 def with_texts(pair: PreferencePair, texts: PromptTexts, kept: Counter[Kept]) -> PreferencePair:
@@ -99,7 +128,7 @@ def _fields(frame: str) -> list[tuple[str, str | None, str | None]]:
 
 def _read(path: Path, option: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # a mark of the byte order is no text
     except UnicodeDecodeError:
         raise UsageError(f"{option}={path_text(path)}: is no UTF-8 text") from None
     except OSError as error:

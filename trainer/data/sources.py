@@ -1,5 +1,6 @@
 """Where the pairs of a data set come from: a file or URL, a folder, the hub, a class; nothing here imports torch."""
 
+import os
 import re
 import stat
 from collections import Counter
@@ -16,7 +17,7 @@ from schemas.streams import STDIN, as_url, open_stream, place_text
 from schemas.tables import is_saved_set, saved_splits
 from schemas.terminal import counted, path_text
 from trainer.config.data import HUB_SETS, IN_MEMORY, DatasetSection
-from trainer.data.external import external_rows
+from trainer.data.external import external_rows, refuse_missing_module
 from trainer.data.hub import DEFAULT_SPLIT, hub_rows, shown_hub
 from trainer.data.prompts import NO_TEXTS, Kept, PromptTexts, read_prompt_texts, with_texts
 
@@ -54,13 +55,14 @@ def check_dataset(dataset: DatasetSection) -> None:
 
     Raises:
         InputError: there is no such file or folder.
-        UsageError: a text for prompts can't be read, or a file is asked for a split.
+        UsageError: a file is asked for a split.
     """
-    read_prompt_texts(dataset)
     if dataset.data_path == IN_MEMORY:
         return
     origin, path = origin_of(dataset), dataset.data_path
-    if origin is Origin.SAVED:
+    if origin is Origin.CLASS:
+        refuse_missing_module(dataset)
+    elif origin is Origin.SAVED:
         _saved_folder(dataset)
     elif origin is Origin.FILE and path is not None and not _is_pipe(path):  # whose writer would be gone
         with open_stream(path):
@@ -80,10 +82,10 @@ def origin_of(dataset: DatasetSection) -> Origin:
     if path is None:
         return Origin.HUB
     if path != STDIN and not as_url(path):
-        if path.is_dir():
+        if os.path.isdir(path):  # noqa: PTH112 (never raises)
             return Origin.SAVED if is_saved_set(path) or saved_splits(path) else Origin.HUB
-        if not path.exists() and _is_hub_name(path):
-            return Origin.HUB
+        if not os.path.exists(path):  # noqa: PTH110 (never raises)
+            return Origin.HUB if _is_hub_name(path) else Origin.FILE
     if dataset.subset is not None or dataset.split not in (None, DEFAULT_SPLIT):
         raise UsageError(
             f"{place_text(path)}: is a file, and has no {'split' if dataset.subset is None else 'subset'}; subset and "
@@ -95,7 +97,7 @@ def origin_of(dataset: DatasetSection) -> Origin:
 def num_bytes(dataset: DatasetSection) -> int | None:
     """Give the size of a data set that is one file; None for others."""
     path = dataset.data_path
-    is_file = path is not None and not dataset.is_class and path.is_file()
+    is_file = path is not None and not dataset.is_class and os.path.isfile(path)  # noqa: PTH113 (never raises)
     return path.stat().st_size if path is not None and is_file else None
 
 

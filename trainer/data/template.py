@@ -33,18 +33,19 @@ def read_template(section: TokenizerSection) -> str | None:
     """Give the text of a template that is not the tokenizer's own; None where it is that, or none.
 
     Raises:
-        UsageError: the template's file can't be read.
+        UsageError: the template's file can't be read, or is empty.
     """
     template = section.chat_template
     if template is None or template == DEFAULT_TEMPLATE:
         return None
     if not template.endswith(".jinja"):
         return template
-    path = Path(template)
+    path, reason = Path(template), "is empty"
     try:
-        return path.read_text(encoding="utf-8")
+        if text := path.read_text(encoding="utf-8-sig"):
+            return text
     except OSError as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
     except UnicodeDecodeError:
         reason = "is no UTF-8 text"
     raise UsageError(f"policy.tokenizer.chat_template={path_text(path)}: {reason}")

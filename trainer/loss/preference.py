@@ -3,6 +3,8 @@
 Legend: `B` pairs.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,6 +13,9 @@ from trainer.config.loss import LENGTH_AVERAGED_LOSSES, LossName, LossSection
 from trainer.loss import losses
 from trainer.loss.losses import PairValues
 from trainer.loss.modifiers import divergence_score, length_penalty
+
+DISCOPOP_TURNS = (1 - math.log(2)) / 3
+"""Below this temperature discopop rises at a margin of 0: its slope is there -3/4 + (1 - ln 2) / (4 temperature)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,17 @@ def preference_loss(name: LossName, pairs: PairInputs, options: LossSection, *, 
             penalty = options.dpop_lambda
             return losses.dpop_loss(logits, chosen_ratios=ratios.chosen, beta=beta, penalty=penalty)
     return _reward_aware(name, logits, pairs.gaps, options)
+
+
+def loss_notes(options: LossSection) -> Iterator[str]:
+    """Say what a user of these losses should know before the first step."""
+    temperature = options.discopop_temperature
+    if "discopop" in options.weights and temperature < DISCOPOP_TURNS:
+        yield (
+            f"warning: loss.discopop_temperature={temperature:g}: discopop rises at a margin of 0 below "
+            f"{DISCOPOP_TURNS:.2f}, so the first steps of a policy that is its own reference lower the margins; take "
+            "0.2 or more"
+        )
 
 
 def averaged(values: PairValues, lengths: PairValues, *, average: bool) -> PairValues:

@@ -104,9 +104,16 @@ def _same_gap_note(loss: LossSection, groups: Sequence[HasPairs], scale: RewardS
     for group in groups:
         for pair in group.pairs:
             gaps[pair.environment].append(scale.gap(pair))
-    if any(max(some) - min(some) > SAME for some in gaps.values()):
-        return
     names = ", ".join(name for name in loss.weights if name in REWARD_LOSSES)
+    same = [name for name, some in gaps.items() if max(some) - min(some) <= SAME]
+    if len(same) < len(gaps):
+        if same := [name or NO_NAME for name in same if len(gaps[name]) > 1]:
+            more = f" and {len(same) - MAX_NAMED} more" if len(same) > MAX_NAMED else ""
+            yield (
+                f"every pair of {', '.join(same[:MAX_NAMED])}{more} has the same difference of rewards (rewards of "
+                f"only two values?), so there the rewards tell {names} nothing about a single pair"
+            )
+        return
     where = "every pair has the same difference of rewards" + (" in its environment" if len(gaps) > 1 else "")
     labels = sorted({round(1 / (1 + math.exp(-min(loss.reward.scale * some[0], 700.0))), 3) for some in gaps.values()})
     yield (

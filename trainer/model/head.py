@@ -87,17 +87,13 @@ def plain_head(model: Any) -> nn.Linear:
     return head
 
 
-def target_logps(hidden: Tensor, head: nn.Linear, targets: Tensor, transform: LogitTransform) -> Tensor:
-    """Give log softmax(head(hidden))[target] of each token: (N, H) -> (N,), float32, differentiable."""
-    return token_scores(hidden, head, targets, transform)[0]
-
-
 def token_scores(
     hidden: Tensor, head: nn.Linear, targets: Tensor, transform: LogitTransform, measures: Sequence[Measure] = ()
 ) -> tuple[Tensor, ...]:
     """Give log softmax(head(hidden))[target] of each token, then each measure: (N, H) -> (N,) each, float32.
 
-    `hidden` is in the type in which the matrix products are taken; the weight is brought to it tile by tile.
+    Only the log-probs are differentiable. `hidden` is in the type in which the matrix products are taken; the weight is
+    brought to it tile by tile.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype

@@ -5,10 +5,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.errors import UsageError
-from schemas.terminal import printable
+from schemas.terminal import excerpt, printable
 
 OPTION = "policy.hf_config_overrides"
 ROTATIONS, OLD_ROTATIONS, THETA = "rope_parameters", "rope_scaling", "rope_theta"
+NOT_TAKEN = {
+    "_name_or_path": "policy.model_name says it",
+    "architectures": "the class of the model is that of its folder",
+    "dtype": "policy.precision says it; weights stay in float32",
+    "model_type": "the class of the model is that of its folder",
+    "transformers_version": "it is written where the policy is saved",
+}
+"""Keys that would change nothing, or what is saved alone."""
 
 
 def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
@@ -20,6 +28,7 @@ def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
         UsageError: the model's configuration has no such key, or does not take the value.
     """
     before = config.to_dict()
+    _refuse_without_effect(overrides)
     values = _merged(before, _with_new_names(before, overrides), "")
     try:
         changed = type(config).from_dict(values)
@@ -29,14 +38,26 @@ def overridden(config: Any, overrides: Mapping[str, Any]) -> Any:
     return changed
 
 
+def _refuse_without_effect(overrides: Mapping[str, Any]) -> None:
+    for key, value in overrides.items():
+        if key in NOT_TAKEN:
+            raise UsageError(f"{OPTION}: {key} can't be set otherwise: {NOT_TAKEN[key]}")
+        if "dropout" in key and value:
+            raise UsageError(f"{OPTION}: {key}={excerpt(value)}: the policy is trained without dropout, always")
+
+
 def _with_new_names(before: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     new = dict(overrides)
     rotations = before.get(ROTATIONS)
     if not isinstance(rotations, dict) or THETA not in rotations:
         return new
     changes: dict[str, Any] = {}
-    if isinstance(scaling := new.pop(OLD_ROTATIONS, {}), dict):
-        changes |= {"rope_type" if key == "type" else key: value for key, value in scaling.items()}
+    scaling = new.pop(OLD_ROTATIONS, {})
+    if scaling is None:
+        scaling = {"rope_type": "default"}
+    if not isinstance(scaling, dict):
+        raise UsageError(f"{OPTION}: {OLD_ROTATIONS}={excerpt(scaling)}: expected a mapping, or null for none")
+    changes |= {"rope_type" if key == "type" else key: value for key, value in scaling.items()}
     if THETA in new:
         changes[THETA] = new.pop(THETA)
     return new | {ROTATIONS: changes | new.get(ROTATIONS, {})} if changes else new

@@ -1,5 +1,6 @@
 """Loading the start policy and its tokenizer."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from trainer.model.overrides import overridden
 
 HUB_TIMEOUT_SECONDS = 10
 TOKENIZER_REMEDY = "policy.tokenizer.name is a folder or hub name that has one"
-OVERRIDES_REMEDY = "policy.hf_config_overrides can't change the shapes of its weights; leave them out to see"
+OVERRIDES_REMEDY = "policy.hf_config_overrides may be why, and can't change the weights' shapes; leave them out to see"
 MAX_RENAMED_SHARE = 0.01
 """Of two tokenizers: how many tokens may be called otherwise; reserved ones are often given names."""
 
@@ -87,7 +88,7 @@ def load_shape(
     _refuse_unreachable(name)
     tokens = _load_tokenizer(name, tokenizer)
     config = _load_config(name, overrides)
-    with _loading(name), torch.device("meta"):
+    with _loading(name, remedy=OVERRIDES_REMEDY if overrides else MODEL_REMEDY), torch.device("meta"):
         auto: Any = AutoModelForCausalLM
         model = auto.from_config(config, dtype=torch.float32)
     with suppress(OSError):  # a model need not have one
@@ -109,7 +110,18 @@ def _load_tokenizer(name: str, section: TokenizerSection) -> Any:
         _refuse_other_vocabulary(name, section.name, tokenizer)
     if template is not None or section.is_plain:
         tokenizer.chat_template = template
+    _refuse_unread_options(tokenizer.chat_template, section)
     return tokenizer
+
+
+def _refuse_unread_options(template: str | dict[str, str] | None, section: TokenizerSection) -> None:
+    """Refuse what a template does not read: a mistyped option would change nothing, and nobody would know."""
+    text = "\n".join(template.values()) if isinstance(template, dict) else template or ""
+    unread = [name for name in section.chat_template_kwargs if not re.search(rf"\b{re.escape(name)}\b", text)]
+    if unread and text:
+        raise UsageError(
+            f"policy.tokenizer.chat_template_kwargs: the chat template does not read {', '.join(sorted(unread))}"
+        )
 
 
 def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> None:
@@ -169,7 +181,7 @@ def disable_dropout(model: nn.Module) -> None:
 
 def _refuse_unreachable(name: str, what: str = "model", remedy: str = MODEL_REMEDY) -> None:
     """Ask the hub once whether it has the model or tokenizer, before the loader asks it many times."""
-    if Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 (never raises)
         return
     try:
         if try_to_load_from_cache(name, "config.json"):

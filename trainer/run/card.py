@@ -93,8 +93,13 @@ def write_run_card(
         result = Result.of(run, best_file(config, run), last_step=last_step, verdicts=verdicts)
         card = model_card(config, title=run.name, place=place, kind=kind_of(config), result=result, counts=counts)
     except Exception as error:  # whatever is wrong with the words about a policy, it must not be lost for them
-        card = f"# {_plain(run.name)}\n\nThis card could not be made: {_plain(repr(error))}\n"
+        card = card_not_made(run.name, error)
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def card_not_made(title: str, error: Exception) -> str:
+    """Say on a card why it says nothing else."""
+    return f"# {_plain(title)}\n\nThis card could not be made: {_plain(repr(error))}\n"
 
 
 def kind_of(config: TrainConfig) -> Kind:

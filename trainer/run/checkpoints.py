@@ -15,6 +15,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +24,9 @@ from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
 from trainer.config.preflight import refuse_unwritable_folder
 from trainer.config.records import MetricName
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.run.retention import Standing, best_of, kept
-from trainer.run.run_folder import POLICY_FOLDER, whole_folder, write_config
+from trainer.run.run_folder import whole_folder, write_config
 from trainer.run.schedule import compared_metric
 
 CHECKPOINT_FOLDER = "checkpoints"
@@ -126,7 +127,8 @@ class Checkpoints:
             if each.step not in steps:
                 folder = self._folder_of(each.step)
                 removed = folder.with_name(f".{folder.name}.removed")  # half a checkpoint must not look like one
-                folder.replace(removed)
+                with suppress(FileNotFoundError):  # someone has moved it away, which is no reason to end a run
+                    folder.replace(removed)
                 shutil.rmtree(removed, ignore_errors=True)
         self.saved = [each for each in self.saved if each.step in steps]
 

@@ -6,29 +6,31 @@ The source is read through `from_pretrained`, so what is written is known to loa
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.terminal import path_text, printable
 from trainer.config.policy import LoraSection
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.model.lora import load_adapter
 from trainer.model.merged import ADAPTER_FOLDER, merged_state_dict, plain_model
 from trainer.model.overrides import overridden
 from trainer.model.quantized import load_kwargs
-from trainer.run.card import CARD_FILE, Kind, Result, best_file, model_card, with_loading
-from trainer.run.run_folder import CONFIG_FILE, POLICY_FOLDER, whole_folder
+from trainer.run.card import CARD_FILE, Kind, Result, best_file, card_not_made, model_card, with_loading
+from trainer.run.run_folder import CONFIG_FILE, whole_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
-ADAPTER_FILES = (ADAPTER_CONFIG, "adapter_model.safetensors")
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 CHECKPOINT = re.compile(r"step_\d+")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -159,6 +161,7 @@ def export(source: Source, target: Path, *, as_adapter: bool, dtype: Dtype, plac
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with whole_folder(target.resolve()) as folder:
         if as_adapter and source.adapter is not None:
+            _base_of(source.adapter)
             _copy_adapter(source.adapter, folder)
         else:
             _write_model(source, folder, getattr(torch, dtype))
@@ -193,51 +196,80 @@ def _loaded(policy: Path) -> tuple[Any, dict[str, torch.Tensor]]:
 
 def _merged(source: Source) -> tuple[Any, dict[str, torch.Tensor]]:
     """Merge adapters into their base, as the run had it: quantised where it was, its configuration overridden."""
-    base = json.loads((source.policy / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+    base = _base_of(source.policy)
     config = read_config(source.policy)
     lora = LoraSection() if config is None else config.policy.lora
     overrides = {} if config is None else config.policy.hf_config_overrides
-    model = load_adapter(_load(base, load_kwargs(lora, "float32"), overrides), source.policy)
+    whole = _load(base, load_kwargs(lora, "float32"), overrides)
+    with _loading(f"{path_text(source.policy)}: its adapters"):
+        model = load_adapter(whole, source.policy)
     return plain_model(model), merged_state_dict(model)
 
 
 def _load(name: str, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
-    try:
+    with _loading(f"model {printable(name)}:"):
         config: Any = overridden(AutoConfig.from_pretrained(name), overrides)
         return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32, **options)
-    except UsageError:
-        raise
-    except Exception as error:  # the hub, the file system and safetensors each raise their own
-        raise InputError(f"model {printable(name)}: can't be loaded: {_one_line(error)}") from error
 
 
 def _tokenizer(policy: Path) -> Any:
+    with _loading(f"{path_text(policy)}: its tokenizer"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(policy)
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes where there are no files of one
+        raise InputError(f"{path_text(policy)}: has no tokenizer; copy tokenizer.json of its base into it")
+    return tokenizer
+
+
+@contextmanager
+def _loading(what: str) -> Iterator[None]:
+    """Say in one line what can't be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(policy)
-    except Exception as error:
-        raise InputError(f"{path_text(policy)}: its tokenizer can't be loaded: {_one_line(error)}") from error
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # the hub, the file system, peft and safetensors each raise their own
+        raise InputError(f"{what} can't be loaded: {_one_line(error)}") from error
+
+
+def _base_of(adapter: Path) -> str:
+    """Read the name of the model that adapters belong to, and see that their weights are whole."""
+    with _loading(f"{path_text(adapter)}: its adapters"):
+        base = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+        with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as weights:
+            weights.keys()
+    if not isinstance(base, str) or not base:
+        raise InputError(f"{path_text(adapter / ADAPTER_CONFIG)}: names no base_model_name_or_path")
+    return base
 
 
 def _copy_adapter(adapter: Path, folder: Path) -> None:
-    for name in ADAPTER_FILES:
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         shutil.copyfile(adapter / name, folder / name)
 
 
 def _write_papers(source: Source, folder: Path, *, kind: Kind, place: str) -> None:
-    """Write the model card and the configuration; the run's own card, where there is one, knows more."""
-    config = read_config(source.policy)
-    card, papers = source.policy / CARD_FILE, source.policy / CONFIG_FILE
+    """Write the model card and the configuration."""
+    papers = source.policy / CONFIG_FILE
     if papers.is_file():
         shutil.copyfile(papers, folder / CONFIG_FILE)
+    card = _card(source, kind=kind, place=place)
+    if card is not None:
+        (folder / CARD_FILE).write_text(card, encoding="utf-8")
+
+
+def _card(source: Source, *, kind: Kind, place: str) -> str | None:
+    """Give the run's own card, which knows most, or make one of what the run left; None of another tool's policy."""
+    config, card = read_config(source.policy), source.policy / CARD_FILE
     if card.is_file():
-        text = with_loading(card.read_text(encoding="utf-8"), kind, place)
-    elif config is not None:
-        run = source.run or source.policy.parent
+        return with_loading(card.read_text(encoding="utf-8", errors="replace"), kind, place)
+    if config is None:
+        return None
+    run = source.run or source.policy.parent
+    try:
         result = Result.of(run, best_file(config, run), last_step=source.step)
-        text = model_card(config, title=config.output_dir.name, place=place, kind=kind, result=result)
-    else:
-        return
-    (folder / CARD_FILE).write_text(text, encoding="utf-8")
+        return model_card(config, title=config.output_dir.name, place=place, kind=kind, result=result)
+    except Exception as error:  # the files of a run that broke off may be torn; the policy is worth more than words
+        return card_not_made(config.output_dir.name, error)
 
 
 def read_config(folder: Path) -> TrainConfig | None:

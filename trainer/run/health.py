@@ -131,14 +131,15 @@ class Health:
             ),
         )
 
-    def recall(self, line: Mapping[str, float]) -> None:
+    def recall(self, line: Mapping[str, float | None]) -> None:
         """Take up a line of metrics.jsonl of a run that is resumed, as if it had been observed."""
-        step = int(line["step"])
-        trained = {key.removeprefix("train/"): value for key, value in line.items() if key.startswith("train/")}
+        known = {key: value for key, value in line.items() if value is not None}  # null was no finite number
+        step = int(known["step"])
+        trained = {key.removeprefix("train/"): value for key, value in known.items() if key.startswith("train/")}
         if trained:
             self.observe(step, trained)
-        if _by_dataset(line):
-            self.observe_validation(step, line)
+        if _by_dataset(known):
+            self.observe_validation(step, known)
 
     def verdicts(self) -> list[str]:
         """Sum up at the end what was seen, the first first."""

@@ -1,11 +1,13 @@
 """The metric that checkpoints are compared by is looked for before the first step, not missed after the last."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from schemas.errors import UsageError
 from trainer.config.records import MetricName
-from trainer.data.plan import Step
+from trainer.data.plan import PairRef, Step
+from trainer.data.tokenize import TokenizedGroup
+from trainer.model.packing import Packer
 from trainer.run.evaluation import pair_metrics
 from trainer.run.training import Training
 from trainer.run.validation import ValidationSet
@@ -39,12 +41,26 @@ def refuse_unknown_metric(
         return
     if metric.is_validation:
         (one,) = (each for each in sets if each.name == metric.dataset)
-        names = {*pair_metrics(training, one.packer, one.reference, one.pairs[:SAMPLE_PAIRS])}
+        names = {*pair_metrics(training, one.packer, one.reference, _some(one.pairs, one.packer))}
     else:
-        pairs = first.pairs[:SAMPLE_PAIRS]
-        names = {*pair_metrics(training, training.packer, training.reference, pairs), *STEP_METRICS}
+        packer = training.packer
+        pairs = _some([*first.pairs, *_every_pair(packer.groups)], packer)
+        names = {*pair_metrics(training, packer, training.reference, pairs), *STEP_METRICS}
     if metric.name not in names:
         raise UsageError(f"checkpointing.metric_name={metric}: no such metric; {_offer(metric.name, names)}")
+
+
+def _every_pair(groups: Sequence[TokenizedGroup]) -> Iterator[PairRef]:
+    """Name all pairs of groups."""
+    return (PairRef(number, pair) for number, group in enumerate(groups) for pair in range(len(group.pairs)))
+
+
+def _some(pairs: Sequence[PairRef], packer: Packer) -> list[PairRef]:
+    """Take the first pairs, and the first of each environment, because each may have a metric."""
+    by_environment: dict[str, PairRef] = {}
+    for pair in pairs:
+        by_environment.setdefault(packer.groups[pair.group].pairs[pair.pair].environment, pair)
+    return list(dict.fromkeys([*pairs[:SAMPLE_PAIRS], *by_environment.values()]))
 
 
 def _offer(wanted: str, names: Iterable[str]) -> str:

@@ -98,7 +98,7 @@ def _validated(run: Run, state: RunState) -> RunState:
 
 def _record(run: Run, state: RunState, metrics: Mapping[str, float]) -> None:
     """Write a line of metrics.jsonl, and tell the trackers the same; the one place where metrics leave the loop."""
-    line = {"step": state.step, "epoch": state.epoch + 1, **metrics}
+    line = {"step": state.step, "epoch": state.epoch + 1, **metrics, "timing/elapsed_seconds": run.clock.seconds}
     run.folder.log(line)
     run.trackers.log(line, state.step)
 

@@ -66,8 +66,20 @@ class RunReport:
         options, number = checkpoints.options, schedule.num_checkpoints
         if options.checkpoint_must_save_by is not None:
             self.say(f"within {options.checkpoint_must_save_by} (days:hours:minutes:seconds) the run saves and ends")
-        if not number:
-            return
+        if number:
+            self._checkpoints(checkpoints, number)
+        folder = checkpoints.folder if number else checkpoints.config.output_dir
+        needed, free = policy_bytes * most_policies(number, options.keep_top_k), free_bytes(folder)
+        if needed > free:
+            what = "checkpoints and policy" if number else "the policy"
+            fewer = "keep fewer with checkpointing.keep_top_k, or save less often with checkpointing.save_period"
+            self.say(
+                f"the disk has {free / 1e9:,.1f} GB free, {what} may take {needed / 1e9:,.1f} GB; "
+                f"{fewer if number else 'make room before the run ends, or it is lost'}"
+            )
+
+    def _checkpoints(self, checkpoints: Checkpoints, number: int) -> None:
+        options = checkpoints.options
         stay = options.keep_top_k
         if stay is None or number <= stay:
             kept = "all are kept"
@@ -78,12 +90,6 @@ class RunReport:
             kept = f"{stay} with the {side} {checkpoints.metric} and the newest are kept"
         every = counted(options.save_period, "step") if options.save_period > 1 else "step"
         self.say(f"{counted(number, 'checkpoint')}, every {every}, in {path_text(checkpoints.folder)}; {kept}")
-        needed, free = policy_bytes * most_policies(number, stay), free_bytes(checkpoints.folder)
-        if needed > free:
-            self.say(
-                f"the disk has {free / 1e9:,.1f} GB free, checkpoints and policy may take {needed / 1e9:,.1f} GB; keep "
-                f"fewer with checkpointing.keep_top_k, or save less often with checkpointing.save_period"
-            )
 
     def _drops(self, data: TokenizedPairs, prefix: str = "") -> None:
         for reason, count in data.dropped.items():

@@ -20,7 +20,7 @@ from trainer.model.reference import Reference
 from trainer.run.training import Training
 
 UNNAMED = "unnamed"
-"""What the environment of rows that name none is called among others."""
+"""What the environment of rows that name none is called among others; in brackets, where one has that name."""
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,11 @@ class Tally:
             name = groups[pair.group].pairs[pair.pair].environment
             if name in environments:
                 environments[name] += weight
+        unnamed = f"({UNNAMED})" if UNNAMED in environments else UNNAMED
         metrics = metrics_of(
             sums,
             weight=rows.total_weight,
-            environments={name or UNNAMED: weight for name, weight in environments.items()},
+            environments={name or unnamed: weight for name, weight in environments.items()},
             has_reference=objective.has_reference,
         )
         tokens = {ref: num_trained(groups[ref.group], ref.response) for row in rows.all_rows for ref in row.refs()}

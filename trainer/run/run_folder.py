@@ -3,6 +3,7 @@
 Folders of policies are there whole or not at all: written beside, synced, then named.
 """
 
+import itertools
 import json
 import math
 import os
@@ -13,14 +14,13 @@ from pathlib import Path
 
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import POLICY_FOLDER, TrainConfig
 
 CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 TRACKERS_FILE = "trackers.json"  # what the services call this run
 LOGS_FOLDER = "logs"
-POLICY_FOLDER = "policy"
 
 Line = dict[str, float]
 """What metrics.jsonl says of a step or of a validation."""
@@ -92,6 +92,8 @@ class RunFolder:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Give a folder to write into, which gets its name when all of it is on the disk; else nothing is left of it.
 
+    Where only the name is taken, the folder is kept under another one: hours of training may be in it.
+
     Raises:
         DpoError: it can't be written.
     """
@@ -100,7 +102,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         unfinished.mkdir(parents=True)
         yield unfinished
         _sync(unfinished)
-        unfinished.replace(path)
+        _name(unfinished, path)
         _sync_folder(path.parent)
     except DpoError:
         raise
@@ -108,6 +110,18 @@ def whole_folder(path: Path) -> Iterator[Path]:
         raise DpoError(f"{path_text(path)}: can't be written: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _name(unfinished: Path, path: Path) -> None:
+    try:
+        unfinished.replace(path)
+    except OSError as error:
+        numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
+        spare = next(each for each in numbered if not each.exists())
+        unfinished.replace(spare)
+        raise DpoError(
+            f"{path_text(path)}: the name is taken ({error.strerror or error}); all of it is in {path_text(spare)}"
+        ) from error
 
 
 def finite(line: Mapping[str, float]) -> dict[str, float | None]:

@@ -66,8 +66,10 @@ class Samples:
 
     def is_due(self, step: int, *, validated: bool) -> bool:
         """Say whether prompts are to be answered after this step."""
-        period = self.config.logger.sample_period
-        return bool(self.groups) and not self.failed and (step % period == 0 if period else validated)
+        if not self.groups or self.failed:
+            return False
+        period = _period(self.config)
+        return step % period == 0 if period else validated
 
     def take(self, step: int) -> list[Sample]:
         """Answer the prompts, show them and write them down; on other processes than the main one do nothing.
@@ -142,11 +144,19 @@ def start_samples(
     """
     name = DEFAULT_SET if DEFAULT_SET in sets else next(iter(sets), TRAIN_SET)
     groups = tuple(sets.get(name, training)[: config.logger.num_val_samples_to_print])
+    if groups and not sets and not _period(config):
+        say("samples: none, for there are no validations; logger.sample_period=50 takes every 50th step")
     if groups and accelerator.distributed_type not in WHOLE:
         say(f"samples: none under {accelerator.distributed_type.value}, where no process has the whole policy")
         groups = ()
     plain = accelerator.unwrap_model(scorer, keep_torch_compile=True) if groups else scorer
     return Samples(config, accelerator, plain, tokenizer, end_ids, name, groups, path, say)
+
+
+def _period(config: TrainConfig) -> int:
+    """Give the steps from answers to answers; 0: they come with the validations."""
+    without_sets = 0 if config.data.validation_sets else config.dpo.val_period  # else they would never come
+    return config.logger.sample_period or without_sets
 
 
 def _greedy(

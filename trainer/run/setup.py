@@ -15,6 +15,7 @@ from trainer.config.sections import TrainConfig
 from trainer.data.plan import ResponseRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
 from trainer.loss.objective import objective_of
+from trainer.loss.preference import loss_notes
 from trainer.loss.rewards import reward_notes
 from trainer.model.attention import Backend, choose_attention
 from trainer.model.batch import token_rows
@@ -72,6 +73,8 @@ def set_up(
             say(line)
 
     tell([_attention_note(scorer), *_length_notes(model, data)])
+    if objective.has_preference:
+        tell(loss_notes(config.loss))
     if objective.rewards:
         tell(reward_notes(config.loss, data.groups))
     if policy.self_check:

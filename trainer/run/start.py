@@ -156,9 +156,10 @@ def _refuse_unused_sets(weights: Sequence[float], data: TokenizedPairs) -> None:
     sizes = Counter(pair.dataset for group in data.groups for pair in group.pairs)
     for number, weight in enumerate(weights):
         if sizes[number] and not round(weight * sizes[number]):
+            key = f"data.train.{number}.weight" if len(weights) > 1 else "data.train.weight"
             raise UsageError(
-                f"data.train[{number}].weight={weight:g}: of {counted(sizes[number], 'pair')} none is left; give at "
-                f"least {1 / sizes[number]:.2g}, or leave the set out"
+                f"{key}={weight:g}: of {counted(sizes[number], 'pair')} none is left; give at least "
+                f"{1 / sizes[number]:.2g}, or leave the set out"
             )
 
 

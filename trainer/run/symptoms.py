@@ -102,13 +102,23 @@ class History:
         self.validations.setdefault(dataset, []).append((metrics, self.recent("loss")))
 
     def values(self, name: str) -> list[float]:
-        """Give a metric in the window; steps that have none are left out."""
-        return [each[name] for each in self.window if name in each]
+        """Give a metric in the window; steps that have none, or no finite number, are left out."""
+        return [each[name] for each in self.window if _has(each, name)]
+
+    def validated(self, dataset: str, *names: str) -> list[tuple[Metrics, float]]:
+        """Give the validations of a set that have these metrics as finite numbers; none where the latest hasn't."""
+        found = self.validations[dataset]
+        known = [each for each in found if _has(each[0], *names)]
+        return known if known and known[-1] is found[-1] else []
 
     def recent(self, name: str) -> float:
         """Give the median of a metric over the last steps; NaN, which no threshold is passed by, with too few."""
         values = self.values(name)[-RECENT:]
         return median(values) if len(values) == RECENT else math.nan
+
+
+def _has(metrics: Metrics, *names: str) -> bool:
+    return all(math.isfinite(metrics.get(name, math.nan)) for name in names)
 
 
 Symptom = Callable[[History], str | None]
@@ -209,8 +219,11 @@ def far_from_reference(history: History) -> str | None:
 
 def accuracy_falls(history: History) -> Iterator[str]:
     """See sets whose accuracy fell below its best though the margin is wider than it was then."""
-    for dataset, found in history.validations.items():
-        accuracies = [(each.get("accuracy", math.nan), each.get("margin_mean", math.nan)) for each, _ in found]
+    for dataset in history.validations:
+        found = history.validated(dataset, "accuracy", "margin_mean")
+        if not found:
+            continue
+        accuracies = [(each["accuracy"], each["margin_mean"]) for each, _ in found]
         best, margin = max(accuracies, key=lambda each: each[0])
         last, wider = accuracies[-1]
         if best - last > ACCURACY_FALL and wider > margin:
@@ -219,8 +232,10 @@ def accuracy_falls(history: History) -> Iterator[str]:
 
 def validation_loss_rises(history: History) -> Iterator[str]:
     """See sets whose loss stays above its best while that of training goes on falling."""
-    for dataset, found in history.validations.items():
-        losses = [(each.get("loss", math.nan), trained) for each, trained in found]
+    for dataset in history.validations:
+        losses = [(each["loss"], trained) for each, trained in history.validated(dataset, "loss")]
+        if not losses:
+            continue
         (best, then), (_, now) = min(losses, key=lambda each: each[0]), losses[-1]
         lately = [loss for loss, _ in losses[-RISEN_VALIDATIONS:]]
         has_risen = len(losses) > RISEN_VALIDATIONS and all(loss - best > RISE * abs(best) for loss in lately)
