@@ -80,7 +80,6 @@ def test_missing_rewards_are_told_with_row_and_remedy() -> None:
     with pytest.raises(UsageError, match=r"loss\.name=mmpo"):
         require_rewards(config_of('loss.mix={"sigmoid": 1, "mmpo": 1}').loss, [without])
     objective_of(config_of(), [MATH, without])  # other losses do without
-    objective_of(config_of("loss.name=mmpo", "dpo.preference_loss_weight=0", "dpo.sft_loss_weight=1"), [without])
 
 
 def test_binary_rewards_are_told_in_plain_words() -> None:

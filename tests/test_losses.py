@@ -208,7 +208,6 @@ def test_odpo_offsets_by_hand() -> None:
         ("sigmoid", {"length_penalty": 1e-12}),
         ("sigmoid", {"f_divergence": "alpha", "f_alpha": 1.0}),
         ("sigmoid", {"f_divergence": "alpha", "f_alpha": 1 - 1e-5}),
-        ("sigmoid", {"simpo_gamma": 3.0, "dpop_lambda": 2.0, "discopop_temperature": 0.5}),  # of other losses
     ],
 )
 def test_what_is_dpo_in_the_end(name: LossName, options: dict[str, object]) -> None:
@@ -348,6 +347,12 @@ def test_each_option_changes_something(name: LossName, one: dict[str, object], o
         ({"name": "aot", "wpo_weighting": True}, "wpo_weighting weighs pairs, and aot has none"),
         ({"mix": {"sigmoid": 1.0, "bco": 1.0}, "length_penalty": 0.1}, "and bco has more than that"),
         ({"name": "discopop", "discopop_temperature": 2.0}, "less than or equal to 1"),
+        ({"simpo_gamma": 1.0}, "simpo_gamma is for the loss simpo, and the loss is sigmoid"),
+        ({"name": "ipo", "dpop_lambda": 2.0}, "dpop_lambda is for the loss dpop, and the loss is ipo"),
+        ({"mix": {"nca": 1.0, "bco": 1.0}, "discopop_temperature": 0.1}, "loss discopop, and the loss is nca, bco"),
+        ({"f_alpha": 0.25}, "f_alpha is for f_divergence=alpha, and f_divergence is reverse_kl"),
+        ({"reward": {"scale": 2.0}}, r"reward\.\* is for mmpo, odpo, reward_fwd_kl, .*and the loss is sigmoid"),
+        ({"name": "mmpo", "reward": {"offset": "linear"}}, "reward.offset is for the loss odpo, and the loss is mmpo"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(settings: dict[str, object], message: str) -> None:
@@ -361,4 +366,4 @@ def test_a_discopop_that_begins_by_lowering_margins_is_told(temperature: float) 
     (slope,) = torch.autograd.grad(losses.discopop_loss(margin, temperature=temperature).sum(), margin)
     told = [*loss_notes(LossSection(name="discopop", discopop_temperature=temperature))]
     assert bool(told) == (slope.item() > 0) == (temperature < 0.102)
-    assert not [*loss_notes(LossSection(discopop_temperature=temperature))]
+    assert not [*loss_notes(LossSection())]

@@ -396,8 +396,7 @@ def test_losses_without_a_reference_need_none(setting: str, needs_reference: boo
 
 
 def test_a_term_without_weight_is_not_computed() -> None:
-    ours = objective("dpo.preference_loss_weight=0", "dpo.sft_loss_weight=1", "loss.name=aot")
-    assert not ours.needs_whole_step
+    ours = objective("dpo.preference_loss_weight=0", "dpo.sft_loss_weight=1")
     logps = ResponseLogps(torch.tensor([-2.0, 0.0, -1.0, -2.0]), (1, 1, 1, 1))
     terms = ours.terms(logps, ResponseLogps(torch.zeros(4), (1, 1, 1, 1)), batch())
     assert terms.preference.tolist() == [0, 0]

@@ -93,7 +93,12 @@ def test_names_of_metrics(text: str, metric: MetricName, key: str) -> None:
     assert found.key == key
 
 
-@pytest.mark.parametrize("name", ["train:validation-math_loss", "", "train:", "val:lo\nss"])
+def test_a_bare_name_is_that_of_the_only_set() -> None:
+    assert metric_of("val:loss", ["math"]) == metric_of("loss", ["math"]) == MetricName(True, "math", "loss")
+    assert metric_of("val:loss", []) == MetricName(True, "default", "loss")
+
+
+@pytest.mark.parametrize("name", ["train:validation-math_loss", "train:", "val:lo\nss"])
 def test_what_is_no_metric_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="is no metric; such as val:loss"):
         config_of(VALIDATION, f"checkpointing.metric_name={name}")

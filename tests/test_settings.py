@@ -170,6 +170,7 @@ def test_the_last_setting_wins() -> None:
             "checkpointing.metric_name=val:loss",
             "checkpointing.metric_name=val:validation-default_loss needs a validation",
         ),
+        ("loss.f_alpha=0.2", "f_alpha is for f_divergence=alpha"),
         ("policy.optimizer.lr=-1", "policy.optimizer.lr=-1: Input should be greater than 0"),
         ("policy.optimizer.lr=nan", "policy.optimizer.lr='nan'"),
         ("policy.optimizer.lr=Infinity", "policy.optimizer.lr=inf: Input should be a finite number"),
@@ -239,6 +240,16 @@ def test_pairs_by_an_old_name_are_not_missed_too() -> None:
     with pytest.raises(UsageError) as caught:
         resolve(["data.train_data_path=pairs.jsonl"])
     assert str(caught.value) == "data.train_data_path: is data.train.data_path here"
+
+
+def test_nothing_is_put_where_the_policy_goes() -> None:
+    for key in ("checkpointing.checkpoint_dir", "logger.log_dir", "reference.cache_dir"):
+        for folder in ("run/policy", "run/./policy/steps"):
+            with pytest.raises(
+                UsageError, match=f"{key}={Path(folder)} is where the policy goes; name a folder beside"
+            ):
+                config_of("output_dir=run", f"{key}={folder}")
+        config_of("output_dir=run", f"{key}=run/policy_steps")
 
 
 def test_the_configuration_does_not_change() -> None:

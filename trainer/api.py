@@ -19,6 +19,7 @@ from trainer.config.sections import TrainConfig
 from trainer.data.external import numbered, rows_of_object
 from trainer.data.groups import group_pairs
 from trainer.data.plan import PairRef, Step
+from trainer.data.prompts import read_prompt_texts
 from trainer.data.sources import Account, check_dataset, iter_dataset, pairs_of_set
 from trainer.data.tokenize import PairDrop
 from trainer.model.policy import disable_dropout, load_policy, load_tokenizer
@@ -70,6 +71,7 @@ class DPODataset:
         return LoadedGroups((self.section,), group_pairs(self.pairs), ties, self._account.notes())
 
     def _from_place(self) -> Iterator[PreferencePair]:
+        read_prompt_texts(self.section)
         check_dataset(self.section)
         return iter_dataset(self.section, number=0, account=self._account, advance=lambda amount: None)
 

@@ -1,17 +1,15 @@
 """Configurations as programs have them: a `TrainConfig`, a mapping in our words or in older ones, a YAML file."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from pydantic import ValidationError
 
 from schemas.errors import UsageError
 from trainer.config.importing import import_tree
 from trainer.config.inheritance import merge
 from trainer.config.sections import TrainConfig
-from trainer.config.settings import RUNS_FOLDER
+from trainer.config.settings import check
+from trainer.config.told import Told
 from trainer.config.yaml_file import read_yaml
 
 Wanted = TrainConfig | Mapping[str, Any] | str | Path | None
@@ -39,13 +37,7 @@ def configuration(wanted: Wanted, own: Mapping[str, Any]) -> TrainConfig:
             lines = "\n  ".join(f"{note.old}: {note.remark}" for note in imported.lost)
             raise UsageError(f"settings that can't be carried:\n  {lines}")
         tree = imported.tree
-    folder = str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    tree = merge({"output_dir": folder, **tree}, _nested(own))
-    try:
-        return TrainConfig.model_validate(tree)
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
-        raise UsageError("wrong settings:\n  " + "\n  ".join(problems)) from error
+    return check(Told(tree=merge(tree, _nested(own))))
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

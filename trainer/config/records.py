@@ -31,9 +31,10 @@ class MetricName(NamedTuple):
 
 
 def metric_of(text: str, datasets: Iterable[str] = ()) -> MetricName:
-    """Read a metric's name: train:loss, val:loss (of the only set or `default`), val:validation-NAME_loss, the same without val:.
+    """Read a metric's name: train:loss, val:loss (of the only set, or of `default`), val:validation-NAME_loss.
 
-    Names of sets may have _ in them, as those of metrics, so the sets that there are decide where one ends.
+    It may do without val:. Names of sets may have _ in them, as those of metrics, so the sets that there are decide
+    where one ends.
 
     Raises:
         ValueError: it is none.
