@@ -243,13 +243,16 @@ def test_pairs_by_an_old_name_are_not_missed_too() -> None:
 
 
 def test_nothing_is_put_where_the_policy_goes() -> None:
+    def told(key: str, folder: str) -> None:
+        resolve([f"{key}={folder}"], train_data_path=Path("pairs.jsonl"), output_dir=Path("run"))
+
     for key in ("checkpointing.checkpoint_dir", "logger.log_dir", "reference.cache_dir"):
         for folder in ("run/policy", "run/./policy/steps"):
             with pytest.raises(
                 UsageError, match=f"{key}={Path(folder)} is where the policy goes; name a folder beside"
             ):
-                config_of("output_dir=run", f"{key}={folder}")
-        config_of("output_dir=run", f"{key}=run/policy_steps")
+                told(key, folder)
+        told(key, "run/policy_steps")
 
 
 def test_the_configuration_does_not_change() -> None:
