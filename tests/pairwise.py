@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.architectures import VOCABULARY
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
+from trainer.cost.throughput import flop_counter
 from trainer.data.groups import GroupPair
 from trainer.data.plan import PairRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
@@ -21,7 +22,6 @@ from trainer.model.attention import choose_attention
 from trainer.model.packing import Packer
 from trainer.model.reference import OnlineReference
 from trainer.model.scorer import ResponseScorer
-from trainer.run.throughput import flop_counter
 from trainer.run.training import Training
 
 BETA = 0.3

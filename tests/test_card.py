@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from schemas.preference import write_rows
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
-from trainer.run.card import Result, loading, model_card, with_loading, write_run_card
-from trainer.run.card_data import PairCounts, source_of
+from trainer.save.card import Result, loading, model_card, with_loading, write_run_card
+from trainer.save.card_data import PairCounts, source_of
 
 LINES = [
     {"step": 0, "validation-default/loss": 0.6931, "timing/validation-default/total_validation_time": 1.0},

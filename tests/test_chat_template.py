@@ -15,11 +15,11 @@ from tests.pairwise import config_of
 from tests.tiny_models import CHAT_TEMPLATE, byte_tokenizer, save_tiny_policy, tiny_qwen3
 from trainer.config.policy import TokenizerSection
 from trainer.config.settings import resolve
+from trainer.cost.dry_run import dry_run
 from trainer.data.groups import group_pairs
 from trainer.data.template import Style, read_template, style_of
 from trainer.data.tokenize import PairDrop, TokenizedGroup
 from trainer.model.policy import load_policy, load_shape
-from trainer.run.dry_run import dry_run
 from trainer.run.loop import train
 from trainer.run.start import LoadedGroups, tokenize
 

@@ -14,7 +14,7 @@ from tests.tiny_models import save_tiny_policy
 from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run, weights_of
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
-from trainer.run.checkpoints import BestPolicy, Checkpoints
+from trainer.save.checkpoints import BestPolicy, Checkpoints
 
 EVERY_SECOND = "checkpointing.save_period=2"
 
@@ -182,7 +182,7 @@ def test_too_little_room_is_told(
 ) -> None:
     run(folder, "roomy", EVERY_SECOND)
     assert "the disk has" not in capsys.readouterr().err
-    monkeypatch.setattr("trainer.run.report.free_bytes", lambda folder: 100_000)  # the policy takes 107,648
+    monkeypatch.setattr("trainer.watch.report.free_bytes", lambda folder: 100_000)  # the policy takes 107,648
     run(folder, "run", EVERY_SECOND)
     assert "the disk has 0.0 GB free, checkpoints and policy may take 0.0 GB" in capsys.readouterr().err
     run(folder, "policy_alone", "checkpointing.enabled=false", num_steps=1)

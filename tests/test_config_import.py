@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from schemas.errors import InputError, UsageError
-from trainer.config.carry import Outcome
-from trainer.config.importing import Imported, import_config, imported_yaml
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
+from trainer.imports.carry import Outcome
+from trainer.imports.importing import Imported, import_config, imported_yaml
 
 # What NeMo RL's examples/configs/dpo.yaml sets, with the defaults of 2026-08.
 NEMO_RL = """

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UsageError
-from trainer.config.conversions import CONVERSIONS, LOSSES
 from trainer.config.keys import option_keys, section_keys
-from trainer.config.refused import REFUSED, refusal_of
-from trainer.config.renames import LOSS_NAMES, REMARKS, RENAMED
 from trainer.config.settings import resolve
+from trainer.imports.conversions import CONVERSIONS, LOSSES
+from trainer.imports.refused import REFUSED, refusal_of
+from trainer.imports.renames import LOSS_NAMES, REMARKS, RENAMED
 
 OURS = {*option_keys(), *section_keys()}
 

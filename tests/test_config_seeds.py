@@ -7,9 +7,9 @@ import pytest
 
 from schemas.errors import UsageError
 from schemas.validation import Kind, row_findings
-from trainer.config.importing import Imported, import_config, imported_yaml
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
+from trainer.imports.importing import Imported, import_config, imported_yaml
 
 # NeMo Gym, DPO training: "Example NeMo RL configuration for DPO"
 GYM = """

@@ -11,14 +11,14 @@ from schemas.errors import UsageError
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
 from trainer.config.settings import resolve
+from trainer.cost.dry_run import dry_run, pack_steps
+from trainer.cost.memory import RowShape
+from trainer.cost.throughput import Work
 from trainer.data.groups import GroupPair
 from trainer.data.plan import PairRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
 from trainer.model.packing import Layout, Packer
 from trainer.model.policy import load_policy, load_shape
-from trainer.run.dry_run import dry_run, pack_steps
-from trainer.run.memory import RowShape
-from trainer.run.throughput import Work
 
 ROWS = [
     # the prompt Q: <|im_start|>user\n Q <|im_end|>\n and <|im_start|>assistant\n: 6 + 1 + 2 + 11 = 20 tokens

@@ -14,7 +14,7 @@ from trainer.config.environment import check_environment, folder_problem
 from trainer.config.records import TRACKERS, LoggerSection
 from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
-from trainer.run.trackers import flat_config
+from trainer.watch.trackers import flat_config
 
 ROOT = Path(__file__).parents[1]
 

@@ -24,8 +24,8 @@ from trainer.export_command import export_command
 from trainer.model.lora import add_lora, load_adapter
 from trainer.model.merged import merged_state_dict, save_weights
 from trainer.model.quantized import load_kwargs
-from trainer.run.export import export, find_source
-from trainer.run.run_folder import write_config
+from trainer.save.export import export, find_source
+from trainer.save.run_folder import write_config
 
 APP = typer.Typer()
 APP.command()(export_command)

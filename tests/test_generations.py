@@ -26,7 +26,7 @@ from trainer.model.lora import add_lora
 from trainer.model.packing import Layout, Packer
 from trainer.model.policy import disable_dropout
 from trainer.model.scorer import ResponseScorer
-from trainer.run.samples import Samples, start_samples
+from trainer.watch.samples import Samples, start_samples
 
 END = 256  # <|im_end|> of the byte tokenizer
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from accelerate.state import AcceleratorState
 
 from trainer.config.keys import option_keys
 from trainer.config.sections import TrainConfig
-from trainer.run.health import ADVICE, Health, Kind, start_health
 from trainer.run.loop import train
-from trainer.run.symptoms import EASY_STEPS
+from trainer.watch.health import ADVICE, Health, Kind, start_health
+from trainer.watch.symptoms import EASY_STEPS
 
 ROOT = Path(__file__).parents[1]
 MONITORING = (ROOT / "docs" / "monitoring.md").read_text()

@@ -25,8 +25,8 @@ from trainer.config.records import HubSection
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.export_command import export_command
-from trainer.run.hub import push
 from trainer.run.loop import train
+from trainer.save.hub import push
 
 TOKEN = "hf_of_the_test"
 

@@ -26,6 +26,9 @@ from tests.tiny_models import save_tiny_policy, tiny_qwen3
 from trainer.config.policy import LoraSection
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
+from trainer.cost.dry_run import row_shape
+from trainer.cost.memory import MemoryEstimate, RowShape, estimate_memory
+from trainer.cost.out_of_memory import explain_out_of_memory
 from trainer.data.groups import GroupPair
 from trainer.data.plan import ResponseRef
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
@@ -35,9 +38,6 @@ from trainer.model.lora import add_lora
 from trainer.model.packing import Layout, Packer
 from trainer.model.scorer import ResponseScorer
 from trainer.model.segments import NO_PARENT, Segment, SegmentTable
-from trainer.run.dry_run import row_shape
-from trainer.run.memory import MemoryEstimate, RowShape, estimate_memory
-from trainer.run.out_of_memory import explain_out_of_memory
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -238,7 +238,7 @@ def test_a_run_without_memory_ends_with_one_line(tmp_path: Path) -> None:
     rows = [{"prompt": f"{number:060}", "chosen": "y" * 60, "rejected": "n" * 60} for number in range(64)]
     write_rows(tmp_path / "pairs.jsonl", rows)
     script = (
-        "import re, resource, cli, trainer.run.loop, trainer.run.dry_run\n"
+        "import re, resource, cli, trainer.run.loop, trainer.cost.dry_run\n"
         "used = 1024 * int(re.search(r'VmSize:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 800_000_000,) * 2)\n"
         "cli.main()\n"

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from tests.pairwise import CPU, all_pairs, random_group
 from trainer.config.policy import LoraSection
 from trainer.config.settings import resolve
+from trainer.cost.memory import estimate_memory
 from trainer.data.plan import ResponseRef
 from trainer.model.attention import choose_attention
 from trainer.model.batch import token_rows
@@ -22,7 +23,6 @@ from trainer.model.packing import Layout, Packer
 from trainer.model.quantized import dequantized, load_kwargs, quantization_of
 from trainer.model.reference_cache import weights_digest
 from trainer.model.scorer import ResponseScorer
-from trainer.run.memory import estimate_memory
 
 KINDS = ("nf4", "int8")
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import DpoError
-from trainer.run.run_folder import whole_folder
+from trainer.save.run_folder import whole_folder
 
 
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:

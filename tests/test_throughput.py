@@ -7,9 +7,9 @@ from transformers import AutoModelForCausalLM, Gemma4TextConfig, MambaConfig
 
 from tests.architectures import HYBRID, SHARING, WIDTHS, build
 from tests.pairwise import CPU, config_of
+from trainer.cost.memory import estimate_memory
+from trainer.cost.throughput import flop_counter, peak_of
 from trainer.model.attention import choose_attention
-from trainer.run.memory import estimate_memory
-from trainer.run.throughput import flop_counter, peak_of
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from tests.tiny_models import save_tiny_policy
 from tests.tracker_services import stand_in
 from trainer.config.sections import TrainConfig
 from trainer.run.loop import train
-from trainer.run.samples import Sample
-from trainer.run.trackers import Trackers, start_trackers
+from trainer.watch.samples import Sample
+from trainer.watch.trackers import Trackers, start_trackers
 
 LINE = {"step": 1.0, "epoch": 1.0, "train/loss": 0.5, "validation-default/loss": 0.25, "timing/train/total": 2.0}
 NAMES = {"epoch", "train/loss", "validation-default/loss", "timing/train/total"}

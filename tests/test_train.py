@@ -203,7 +203,7 @@ def test_what_listens_to_a_run_is_told(
     monkeypatch.setattr("trainer.run.loop.push", push)
     told: list[tuple[int, bool]] = []
     monkeypatch.setattr(
-        "trainer.run.trackers.Trackers.log", lambda trackers, line, step: told.append((step, "train/loss" in line))
+        "trainer.watch.trackers.Trackers.log", lambda trackers, line, step: told.append((step, "train/loss" in line))
     )
     held_out = f"data.validation.data_path={pairs_file}"
     always = ("dpo.max_num_epochs=2", "logger.num_val_samples_to_print=2", "logger.sample_max_new_tokens=4")

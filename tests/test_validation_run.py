@@ -12,7 +12,7 @@ from schemas.preference import write_rows
 from tests.tiny_models import byte_tokenizer, save_tiny_policy
 from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run
 from trainer.config.settings import resolve
-from trainer.run.out_of_memory import remedies
+from trainer.cost.out_of_memory import remedies
 from trainer.run.prepare import prepare
 
 LN_2 = math.log(2)

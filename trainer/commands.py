@@ -15,9 +15,9 @@ import typer
 from schemas.errors import DpoError, UsageError
 
 if TYPE_CHECKING:
-    from trainer.config.importing import Imported
     from trainer.config.listing import Option
-    from trainer.run.dry_run import DryRun
+    from trainer.cost.dry_run import DryRun
+    from trainer.imports.importing import Imported
 
 DATA, MODEL, LOSS, LENGTH, RUN = "Data", "Model", "Loss", "Length of the run", "How it is run"
 SETTING = re.compile(r"^(?:\+\+?)?[A-Za-z_][\w\-]*(?:\.[^=/]*)?=|^~[A-Za-z_][\w.\-]*(?:=|$)", re.DOTALL)
@@ -138,7 +138,7 @@ def train_command(
     config = resolve(overrides, train_data_path=pairs, config_file=config_file, options=options)
     preflight(config, arguments=sys.argv[1:])
     try:
-        from trainer.run.dry_run import dry_run
+        from trainer.cost.dry_run import dry_run
         from trainer.run.loop import train
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -224,7 +224,7 @@ def import_command(
     Prints YAML on stdout, and says on stderr what became of each key.
     Example: dpo config import examples/configs/dpo.yaml -o my.yaml
     """
-    from trainer.config.importing import import_config, imported_yaml
+    from trainer.imports.importing import import_config, imported_yaml
 
     files, settings = told_apart(arguments)
     if len(files) > 1:

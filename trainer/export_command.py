@@ -51,8 +51,8 @@ def export_command(
     refuse_used_folder(output)
     refuse_unwritable_folder(output)
     try:
-        from trainer.run.export import export, find_source
-        from trainer.run.hub import push, refuse_wrong_name
+        from trainer.save.export import export, find_source
+        from trainer.save.hub import push, refuse_wrong_name
     except ModuleNotFoundError as error:
         raise UsageError(
             f"dpo export needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UsageError
-from trainer.config.importing import import_tree
-from trainer.config.inheritance import merge
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import check
 from trainer.config.told import Told
 from trainer.config.yaml_file import read_yaml
+from trainer.imports.importing import import_tree
+from trainer.imports.inheritance import merge
 
 Wanted = TrainConfig | Mapping[str, Any] | str | Path | None
 

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
 from trainer.config.keys import field_of, nearest_key
-from trainer.config.renames import LOSS_NAMES, RENAMED
 from trainer.config.sections import TrainConfig
 from trainer.config.told import Told, tell
+from trainer.imports.renames import LOSS_NAMES, RENAMED
 
 RUNS_FOLDER = Path("runs")
 NO_DATA = "no pairs to train on: name a file of pairs, such as dpo_train.jsonl, or set data.train.data_path="

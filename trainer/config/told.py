@@ -18,10 +18,10 @@ from trainer.config.keys import (
     section_keys,
     split_key,
 )
-from trainer.config.refused import refusal_of
-from trainer.config.renames import RENAMED, new_name
 from trainer.config.values import value_of
 from trainer.config.yaml_file import read_yaml
+from trainer.imports.refused import refusal_of
+from trainer.imports.renames import RENAMED, new_name
 
 SHORT_FORMS = {"reference": "reference.mode"}
 """Sections that one value may be given for."""

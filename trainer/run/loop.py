@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from accelerate import Accelerator
 
 from trainer.config.sections import TrainConfig
+from trainer.cost.out_of_memory import explain_out_of_memory
 from trainer.data.plan import Step
 from trainer.run.given import NOTHING, Given
-from trainer.run.hub import push
-from trainer.run.out_of_memory import explain_out_of_memory
 from trainer.run.prepare import Run, prepare
 from trainer.run.result import RunResult
-from trainer.run.saving import of_main, policy_weights, save_checkpoint, save_policy
 from trainer.run.state import RunState, peak_memory_gb
 from trainer.run.step import check_first_step, train_step
 from trainer.run.validation import validate
+from trainer.save.hub import push
+from trainer.save.saving import of_main, policy_weights, save_checkpoint, save_policy
 
 SETTLE_SECONDS = 0.5
 

@@ -7,27 +7,27 @@ from typing import Any
 from accelerate import Accelerator
 
 from trainer.config.sections import TrainConfig
+from trainer.cost.out_of_memory import explain_out_of_memory
 from trainer.data.plan import Step
 from trainer.data.tokenize import TokenizedPairs, end_of_turn_ids
 from trainer.model.lora import add_lora
 from trainer.model.policy import disable_dropout, load_policy
 from trainer.model.quantized import load_kwargs
-from trainer.run.checkpoints import Checkpoints
 from trainer.run.clock import RunClock
 from trainer.run.given import NOTHING, Given
-from trainer.run.health import Health, start_health
-from trainer.run.known_metrics import refuse_unknown_metric
-from trainer.run.out_of_memory import explain_out_of_memory
-from trainer.run.report import RunReport
-from trainer.run.run_folder import SAMPLES_FILE, RunFolder
-from trainer.run.samples import Samples, start_samples
 from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.setup import set_up
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
 from trainer.run.state import policy_bytes
-from trainer.run.trackers import Trackers, start_trackers
 from trainer.run.training import Training
 from trainer.run.validation import ValidationSet, leak_notes, load_validation, validation_sets
+from trainer.save.checkpoints import Checkpoints
+from trainer.save.run_folder import SAMPLES_FILE, RunFolder
+from trainer.watch.health import Health, start_health
+from trainer.watch.known_metrics import refuse_unknown_metric
+from trainer.watch.report import RunReport
+from trainer.watch.samples import Samples, start_samples
+from trainer.watch.trackers import Trackers, start_trackers
 
 
 @dataclass(frozen=True)

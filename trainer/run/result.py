@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from schemas.terminal import path_text
-from trainer.run.checkpoints import BestPolicy
-from trainer.run.run_folder import finite
+from trainer.save.checkpoints import BestPolicy
+from trainer.save.run_folder import finite
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from schemas.errors import UsageError
 from schemas.terminal import counted, progress
 from trainer.config.policy import PolicySection
 from trainer.config.sections import TrainConfig
+from trainer.cost.throughput import flop_counter
 from trainer.data.plan import ResponseRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
 from trainer.loss.objective import objective_of
@@ -27,7 +28,6 @@ from trainer.model.reference_cache import ReferenceCache, open_cache
 from trainer.model.scorer import ResponseScorer, is_lora
 from trainer.model.self_check import self_check
 from trainer.run.optimizer import make_optimizer, make_scheduler
-from trainer.run.throughput import flop_counter
 from trainer.run.training import Training
 
 CHECKED_GROUPS, CHECKED_RESPONSES = 2, 4

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trainer.data.plan import Step
-from trainer.run.run_folder import finite
+from trainer.save.run_folder import finite
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from schemas.errors import DpoError
 from trainer.config.sections import TrainConfig
+from trainer.cost.throughput import work_of
 from trainer.data.plan import ResponseRef, Step
 from trainer.model.logps import response_logps
 from trainer.model.packing import Row
 from trainer.run.rows import StepRows, Tally, exchange, pair_terms, rows_of_pairs, tokens_of
-from trainer.run.throughput import work_of
 from trainer.run.training import Training
 
 MAX_ROWS_NAMED = 10

@@ -6,10 +6,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from trainer.config.sections import TrainConfig
+from trainer.cost.throughput import FlopCounter
 from trainer.loss.objective import Objective
 from trainer.model.packing import Packer
 from trainer.model.reference import Reference
-from trainer.run.throughput import FlopCounter
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 
 from trainer.config.sections import TrainConfig
+from trainer.cost.throughput import layer_configs
 from trainer.model.attention import Attention, Backend
 from trainer.model.head import TILE_TOKENS, TILE_VOCABULARY
 from trainer.model.lora import LINEAR
 from trainer.model.packing import Layout
 from trainer.model.scorer import decoder_of, is_lora
 from trainer.model.segments import NO_PARENT, Segment, SegmentTable
-from trainer.run.throughput import layer_configs
 
 FLOAT = 4
 """Bytes of a float32: weights, gradients, moments, the residual stream and all norms, whatever the precision."""

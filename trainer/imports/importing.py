@@ -14,19 +14,19 @@ from pydantic import ValidationError
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
 from trainer.config.base import one_or_more
-from trainer.config.carry import Carry, Note, Outcome, flatten
-from trainer.config.conversions import Unknown, Unneeded, converted
 from trainer.config.data import DEFAULT_SET, TrainDatasetSection
-from trainer.config.inheritance import interpolate, merge, read_inherited
 from trainer.config.keys import NAMED_SETS, SETS, field_of, may_be_null, option_keys, section_keys, split_key
-from trainer.config.old_blocks import carry_backend, carry_data, carry_optimizer, carry_scheduler
 from trainer.config.records import TRACKERS, metric_of
-from trainer.config.refused import refusal_of
-from trainer.config.renames import BATCH, LENGTH, REMARKS, RENAMED
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import has_data, with_placeholder
 from trainer.config.show import plain_yaml
 from trainer.config.values import value_of
+from trainer.imports.blocks import carry_backend, carry_data, carry_optimizer, carry_scheduler
+from trainer.imports.carry import Carry, Note, Outcome, flatten
+from trainer.imports.conversions import Unknown, Unneeded, converted
+from trainer.imports.inheritance import interpolate, merge, read_inherited
+from trainer.imports.refused import refusal_of
+from trainer.imports.renames import BATCH, LENGTH, REMARKS, RENAMED
 
 METRIC = "checkpointing.metric_name"
 TOKENIZER = "policy.tokenizer.name"

@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text, printable
-from trainer.run.run_folder import CONFIG_FILE
+from trainer.save.run_folder import CONFIG_FILE
 
 NOT_PUBLISHED = [CONFIG_FILE]
 """Files that tell where things lie on this machine; the card has the settings."""

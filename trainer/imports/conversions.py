@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.config.loss import LossName
-from trainer.config.renames import LOSS_NAMES
+from trainer.imports.renames import LOSS_NAMES
 
 LOSSES: tuple[str, ...] = LossName.__args__  # type: ignore[attr-defined]
 PRECISIONS = {"bf16": "bfloat16", "bf16-mixed": "bfloat16", "fp32": "float32", "32": "float32"}

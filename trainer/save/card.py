@@ -20,7 +20,7 @@ from schemas.terminal import counted, excerpt, printable
 from trainer.config.base import Section
 from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
-from trainer.run.card_data import HUB_NAME, PairCounts, Source, source_of
+from trainer.save.card_data import HUB_NAME, PairCounts, Source, source_of
 
 CARD_FILE = "README.md"
 LOADING = "## Loading"

@@ -3,8 +3,8 @@
 import re
 from typing import Any
 
-from trainer.config.carry import Carry, Note, Outcome, is_off
-from trainer.config.renames import RENAMED
+from trainer.imports.carry import Carry, Note, Outcome, is_off
+from trainer.imports.renames import RENAMED
 
 PLACEHOLDER = re.compile(r"^<\w[\w ]*>")
 BY_KEYS = ("DPO", "dpo", "PreferenceData")

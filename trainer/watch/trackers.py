@@ -19,8 +19,8 @@ from accelerate.tracking import MLflowTracker, SwanLabTracker, TensorBoardTracke
 from trainer.config.records import LoggerSection
 from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
-from trainer.run.run_folder import LOGS_FOLDER, TRACKERS_FILE
-from trainer.run.samples import Sample
+from trainer.save.run_folder import LOGS_FOLDER, TRACKERS_FILE
+from trainer.watch.samples import Sample
 
 MAX_ERROR = 300
 """Most characters of a tracker's error that are shown; servers answer with whole pages."""

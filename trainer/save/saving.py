@@ -7,12 +7,12 @@ from accelerate.utils import broadcast_object_list
 
 from schemas.errors import DpoError
 from trainer.model.merged import save_weights
-from trainer.run.card import write_run_card
-from trainer.run.card_data import PairCounts
 from trainer.run.prepare import Run
-from trainer.run.run_folder import write_config
 from trainer.run.state import RunState
 from trainer.run.training import Training
+from trainer.save.card import write_run_card
+from trainer.save.card_data import PairCounts
+from trainer.save.run_folder import write_config
 
 
 def policy_weights(training: Training) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from trainer.model.lora import load_adapter
 from trainer.model.merged import ADAPTER_FOLDER, merged_state_dict, plain_model
 from trainer.model.overrides import overridden
 from trainer.model.quantized import load_kwargs
-from trainer.run.card import CARD_FILE, Kind, Result, best_file, card_not_made, model_card, with_loading
-from trainer.run.run_folder import CONFIG_FILE, whole_folder
+from trainer.save.card import CARD_FILE, Kind, Result, best_file, card_not_made, model_card, with_loading
+from trainer.save.run_folder import CONFIG_FILE, whole_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

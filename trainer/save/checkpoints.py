@@ -25,9 +25,9 @@ from schemas.terminal import path_text
 from trainer.config.preflight import refuse_unwritable_folder
 from trainer.config.records import MetricName
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
-from trainer.run.retention import Standing, best_of, kept
-from trainer.run.run_folder import whole_folder, write_config
 from trainer.run.schedule import compared_metric
+from trainer.save.retention import Standing, best_of, kept
+from trainer.save.run_folder import whole_folder, write_config
 
 CHECKPOINT_FOLDER = "checkpoints"
 INFO_FILE = "training_info.json"

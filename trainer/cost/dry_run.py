@@ -14,6 +14,9 @@ from accelerate import Accelerator
 
 from schemas.terminal import counted, printable, progress, stderr_console
 from trainer.config.sections import TrainConfig
+from trainer.cost.memory import MemoryEstimate, RowShape, estimate_memory
+from trainer.cost.out_of_memory import remedies
+from trainer.cost.throughput import Work, work_of
 from trainer.data.plan import Step
 from trainer.data.tokenize import TokenizedPairs
 from trainer.loss.objective import objective_of
@@ -23,15 +26,12 @@ from trainer.model.lora import add_lora
 from trainer.model.packing import Layout, Packer, Row
 from trainer.model.policy import load_shape
 from trainer.model.segments import row_segments
-from trainer.run.checkpoints import Checkpoints, most_policies
-from trainer.run.memory import MemoryEstimate, RowShape, estimate_memory
-from trainer.run.out_of_memory import remedies
-from trainer.run.report import RunReport
 from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
 from trainer.run.state import policy_bytes
-from trainer.run.throughput import Work, work_of
 from trainer.run.validation import ValidationData, leak_notes, load_validation
+from trainer.save.checkpoints import Checkpoints, most_policies
+from trainer.watch.report import RunReport
 
 PARTS = {
     "weights": "weights",

@@ -9,8 +9,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from trainer.config.sections import TrainConfig
-from trainer.run import symptoms
-from trainer.run.symptoms import History, Metrics, RunShape, Symptom
+from trainer.watch import symptoms
+from trainer.watch.symptoms import History, Metrics, RunShape, Symptom
 
 QUIET_STEPS = 100
 """Between two warnings of a kind; what is said once in a hundred steps is read."""

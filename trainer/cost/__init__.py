@@ -1,0 +1,1 @@
+"""What a run takes: work, time and memory, and what to do where it is not enough."""
