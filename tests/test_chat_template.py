@@ -1,5 +1,6 @@
 """From conversations to tokens under every choice of template: one BOS, an EOS where a response ended, plain text."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -328,6 +329,17 @@ def test_an_override_changes_what_the_model_computes_and_is_saved(policy, tmp_pa
 def test_an_override_that_does_not_fit_the_weights_is_told(policy):
     with pytest.raises(InputError, match=r"can't be loaded: .*; policy.hf_config_overrides may be why"):
         load_policy(str(policy), overrides={"intermediate_size": 48})
+    with pytest.raises(UsageError, match=r"has weights that would be left out \(model\.layers\.1\."):
+        load_policy(str(policy), overrides={"num_hidden_layers": 1, "layer_types": ["full_attention"]})
+
+
+def test_a_model_without_a_tokenizer_is_refused(policy, tmp_path):
+    for path in Path(policy).iterdir():
+        if path.name in ("config.json", "model.safetensors"):
+            shutil.copy(path, tmp_path)
+    with pytest.raises(InputError, match=r"has no tokenizer; policy\.tokenizer\.name is a folder"):
+        load_policy(str(tmp_path))
+    load_policy(str(tmp_path), tokenizer=TokenizerSection(name=str(policy)))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,12 @@ def load_policy(
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise InputError(f"model {name}: weights are missing ({missing}, …); they would be random")
+    if overrides and loading["unexpected_keys"]:
+        without = ", ".join(sorted(loading["unexpected_keys"])[:3])
+        raise UsageError(
+            f"policy.hf_config_overrides: model {name} has weights that would be left out ({without}, …); its shape "
+            "can't be set otherwise"
+        )
     _refuse_other_tokenizer(name, model, tokens)
     disable_dropout(model)
     return model, tokens
@@ -108,10 +114,17 @@ def _load_tokenizer(name: str, section: TokenizerSection) -> Any:
         with _loading(section.name, "tokenizer", TOKENIZER_REMEDY):
             tokenizer = AutoTokenizer.from_pretrained(section.name)
         _refuse_other_vocabulary(name, section.name, tokenizer)
+    if is_empty(tokenizer):
+        raise InputError(f"model {name}: has no tokenizer; {TOKENIZER_REMEDY}")
     if template is not None or section.is_plain:
         tokenizer.chat_template = template
     _refuse_unread_options(tokenizer.chat_template, section)
     return tokenizer
+
+
+def is_empty(tokenizer: Any) -> bool:
+    """Say whether a tokenizer is what transformers makes where there are no files of one."""
+    return len(tokenizer) <= len(tokenizer.all_special_tokens)
 
 
 def _refuse_unread_options(template: str | dict[str, str] | None, section: TokenizerSection) -> None:
@@ -129,6 +142,8 @@ def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> 
     try:
         own: Any = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError):  # there is none to compare with
+        return
+    if is_empty(own):
         return
     theirs = {number: token for token, number in own.get_vocab().items()}
     ours = {number: token for token, number in tokenizer.get_vocab().items()}

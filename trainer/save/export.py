@@ -25,6 +25,7 @@ from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.model.lora import load_adapter
 from trainer.model.merged import ADAPTER_FOLDER, merged_state_dict, plain_model
 from trainer.model.overrides import overridden
+from trainer.model.policy import is_empty
 from trainer.model.quantized import load_kwargs
 from trainer.save.card import CARD_FILE, Kind, Result, best_file, card_not_made, model_card, with_loading
 from trainer.save.run_folder import CONFIG_FILE, whole_folder
@@ -215,7 +216,7 @@ def _load(name: str, options: Mapping[str, Any], overrides: Mapping[str, Any]) -
 def _tokenizer(policy: Path) -> Any:
     with _loading(f"{path_text(policy)}: its tokenizer"):
         tokenizer: Any = AutoTokenizer.from_pretrained(policy)
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # what transformers makes where there are no files of one
+    if is_empty(tokenizer):
         raise InputError(f"{path_text(policy)}: has no tokenizer; copy tokenizer.json of its base into it")
     return tokenizer
 
