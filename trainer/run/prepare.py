@@ -1,6 +1,6 @@
 """Everything before the first step: pairs, model, plan, folder, and what a step, a validation and a save work with."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainer.run.setup import set_up
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
 from trainer.run.state import policy_bytes
 from trainer.run.training import Training
-from trainer.run.validation import ValidationSet, leak_notes, load_validation, validation_sets
+from trainer.run.validation import ValidationData, ValidationSet, leak_notes, load_validation, validation_sets
 from trainer.save.checkpoints import Checkpoints
 from trainer.save.run_folder import SAMPLES_FILE, RunFolder
 from trainer.watch.health import Health, start_health
@@ -52,6 +52,25 @@ class Run:
     clock: RunClock
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run reads."""
+
+    model: Any  # with its adapters, where it has some
+    tokenizer: Any
+    data: TokenizedPairs
+    held_out: Sequence[ValidationData]
+    num_bytes: int  # of the policy as it is saved
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """Give what was met while the pairs were read, and what is in training and validation both."""
+        yield from self.data.notes
+        for each in self.held_out:
+            yield from each.notes
+        yield from leak_notes(self.data.groups, self.held_out)
+
+
 def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
     """Load what is not given, tokenise, plan and set up.
 
@@ -66,14 +85,9 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
     checkpoints = Checkpoints(config)
     if is_main:
         checkpoints.refuse_unfit_folder()
-    groups = given.train or load_groups(config.data.train, shown=is_main)
-    model, tokenizer = _load(config, given)
-    data = tokenize(config, groups, model, tokenizer, shown=is_main)
-    held_out = load_validation(config, model, tokenizer, given=given.validation, shown=is_main)
-    num_bytes = policy_bytes(model)
-    clock.expect_save_of(num_bytes)
-    if config.policy.lora.rank:
-        model = add_lora(model, config.policy.lora)
+    inputs = _read(config, given, shown=is_main)
+    model, tokenizer, data, held_out = inputs.model, inputs.tokenizer, inputs.data, inputs.held_out
+    clock.expect_save_of(inputs.num_bytes)
     steps = plan(config, data)
     schedule = schedule_of(config, len(steps))
     folder = RunFolder(config.output_dir, writes=is_main)
@@ -81,8 +95,8 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
     report = RunReport(num_steps=len(steps), shown=is_main)
     report.start(config, data, num_processes=accelerator.num_processes)
     report.held_out(held_out, schedule)
-    report.saving(checkpoints, schedule, num_bytes)
-    for note in (*data.notes, *(note for each in held_out for note in each.notes), *leak_notes(data.groups, held_out)):
+    report.saving(checkpoints, schedule, inputs.num_bytes)
+    for note in inputs.notes:
         report.say(note)
     with folder.given_back(), explain_out_of_memory(config, "reference"):
         others = [each.data.groups for each in held_out]
@@ -117,6 +131,18 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
         health=start_health(config, num_steps=len(steps), steps_in_epoch=sum(step.epoch == 0 for step in steps)),
         clock=clock,
     )
+
+
+def _read(config: TrainConfig, given: Given, *, shown: bool) -> _Inputs:
+    """Read and tokenise the pairs, and load the model."""
+    groups = given.train or load_groups(config.data.train, shown=shown)
+    model, tokenizer = _load(config, given)
+    data = tokenize(config, groups, model, tokenizer, shown=shown)
+    held_out = load_validation(config, model, tokenizer, given=given.validation, shown=shown)
+    num_bytes = policy_bytes(model)
+    if config.policy.lora.rank:
+        model = add_lora(model, config.policy.lora)
+    return _Inputs(model, tokenizer, data, held_out, num_bytes)
 
 
 def _load(config: TrainConfig, given: Given) -> tuple[Any, Any]:

@@ -15,10 +15,10 @@ from trainer.config.sections import TrainConfig
 from trainer.cost.throughput import flop_counter
 from trainer.data.plan import ResponseRef, Step
 from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
-from trainer.loss.objective import objective_of
+from trainer.loss.objective import Objective, objective_of
 from trainer.loss.preference import loss_notes
 from trainer.loss.rewards import reward_notes
-from trainer.model.attention import Backend, choose_attention
+from trainer.model.attention import Attention, Backend, choose_attention
 from trainer.model.batch import token_rows
 from trainer.model.lora import adapters_off, check_adapters_off
 from trainer.model.packing import Packer
@@ -56,13 +56,7 @@ def set_up(
     """
     policy, device = config.policy, accelerator.device
     objective = objective_of(config, data.groups, validation=[group for one in validation for group in one])
-    attention = choose_attention(model, policy.attention, device)
-    if policy.compile and attention.backend is Backend.SEGMENTS:
-        raise UsageError(
-            "policy.compile=true: attention by segments has another shape in each row and would be compiled anew each "
-            "time; use policy.attention=dense, or don't compile"
-        )
-    scorer = ResponseScorer(model, attention).to(device)
+    scorer = ResponseScorer(model, _attention(model, policy, device)).to(device)
     scorer.train()
     packer = Packer(data.groups, scorer.attention.layout, policy.row_tokens)
     notes: list[str] = []
@@ -72,11 +66,7 @@ def set_up(
             notes.append(line)
             say(line)
 
-    tell([_attention_note(scorer), *_length_notes(model, data)])
-    if objective.has_preference:
-        tell(loss_notes(config.loss))
-    if objective.rewards:
-        tell(reward_notes(config.loss, data.groups))
+    tell([_attention_note(scorer), *_length_notes(model, data), *_loss_notes(objective, data)])
     if policy.self_check:
         tell(_checked(scorer, packer, steps[0], policy.precision, device))
     sets = [data.groups, *validation]
@@ -102,6 +92,22 @@ def set_up(
         flops=flop_counter(model, device),
         notes=tuple(notes),
     )
+
+
+def _attention(model: Any, policy: PolicySection, device: torch.device) -> Attention:
+    attention = choose_attention(model, policy.attention, device)
+    if policy.compile and attention.backend is Backend.SEGMENTS:
+        raise UsageError(
+            "policy.compile=true: attention by segments has another shape in each row and would be compiled anew each "
+            "time; use policy.attention=dense, or don't compile"
+        )
+    return attention
+
+
+def _loss_notes(objective: Objective, data: TokenizedPairs) -> list[str]:
+    """Say what a user of the loss should know of it, and of the rewards that it takes."""
+    notes = [*loss_notes(objective.loss)] if objective.has_preference else []
+    return [*notes, *reward_notes(objective.loss, data.groups)] if objective.rewards else notes
 
 
 def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str, device: torch.device) -> list[str]:
