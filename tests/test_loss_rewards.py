@@ -106,3 +106,6 @@ def test_pairs_against_their_rewards_are_told() -> None:
     against = group("math", [0.0, 1.0, 0.25], [(0, 1), (1, 2)])
     notes = reward_notes(config_of("loss.name=reward_sq").loss, [against])
     assert "1 pair of 2 chose the response with the lower reward" in notes[1]
+    turned = "1 pair of 2 chose the response with the lower reward; they are learnt all the same"
+    assert reward_notes(config_of().loss, [against]) == [turned]
+    assert reward_notes(config_of().loss, [group("code", [1.0, None], [(0, 1)])]) == []

@@ -82,11 +82,12 @@ def reward_scale(loss: LossSection, groups: Sequence[HasPairs]) -> RewardScale:
 
 
 def reward_notes(loss: LossSection, groups: Sequence[HasPairs]) -> list[str]:
-    """Say what a user of a reward-aware loss should know of the training data's rewards."""
+    """Say what a user of the loss should know of the training data's rewards."""
     if not loss.needs_rewards:
-        return []
+        return [*_order_note(groups, "they are learnt all the same")]
     scale = reward_scale(loss, groups)
-    return [*_scale_note(loss, scale), *_same_gap_note(loss, groups, scale), *_order_note(groups)]
+    order = _order_note(groups, "a reward-aware loss then teaches the opposite of the choice")
+    return [*_scale_note(loss, scale), *_same_gap_note(loss, groups, scale), *order]
 
 
 def _scale_note(loss: LossSection, scale: RewardScale) -> Iterator[str]:
@@ -123,15 +124,16 @@ def _same_gap_note(loss: LossSection, groups: Sequence[HasPairs], scale: RewardS
     )
 
 
-def _order_note(groups: Sequence[HasPairs]) -> Iterator[str]:
-    counts = Counter(
-        (pair.chosen_reward or 0.0) < (pair.rejected_reward or 0.0) for group in groups for pair in group.pairs
-    )
+def _order_note(groups: Sequence[HasPairs], consequence: str) -> Iterator[str]:
+    counts = Counter(_is_turned(pair) for group in groups for pair in group.pairs)
     if counts[True]:
-        yield (
-            f"{counted(counts[True], 'pair')} of {counts.total():,} chose the response with the lower reward; "
-            "a reward-aware loss then teaches the opposite of the choice"
-        )
+        turned = f"{counted(counts[True], 'pair')} of {counts.total():,}"
+        yield f"{turned} chose the response with the lower reward; {consequence}"
+
+
+def _is_turned(pair: GroupPair) -> bool:
+    chosen, rejected = pair.chosen_reward, pair.rejected_reward
+    return chosen is not None and rejected is not None and chosen < rejected
 
 
 def _rewards(groups: Sequence[HasPairs]) -> dict[str, list[float]]:

@@ -106,8 +106,9 @@ def _attention(model: Any, policy: PolicySection, device: torch.device) -> Atten
 
 def _loss_notes(objective: Objective, data: TokenizedPairs) -> list[str]:
     """Say what a user of the loss should know of it, and of the rewards that it takes."""
-    notes = [*loss_notes(objective.loss)] if objective.has_preference else []
-    return [*notes, *reward_notes(objective.loss, data.groups)] if objective.rewards else notes
+    if not objective.has_preference:
+        return []
+    return [*loss_notes(objective.loss), *reward_notes(objective.loss, data.groups)]
 
 
 def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str, device: torch.device) -> list[str]:
