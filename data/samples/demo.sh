@@ -24,8 +24,7 @@ run dpo validate "$samples/rollouts.jsonl" "$out/dpo_train.jsonl"
 
 say "3. DPO training of the policy that gave the answers (with OMP_NUM_THREADS=$OMP_NUM_THREADS)"
 run dpo train "$out/dpo_train.jsonl" --model "$samples/policy" -o "$out/run" \
-    dpo.reference_policy_kl_penalty=0.1 dpo.max_num_epochs=2 \
-    policy.train_global_batch_size=32 policy.train_micro_batch_size=32 policy.optimizer.lr=6e-5
+    --beta 0.1 --epochs 2 --batch-size 32 --lr 6e-5 policy.train_micro_batch_size=32
 
 say "4. Before and after on held-out prompts, sampled with the same seeds"
 run python "$samples/compare.py" "$samples/policy" "$out/run/policy"
