@@ -36,9 +36,10 @@ def path_of_part(output: Path, part: Part) -> Path:
     """Name the file of a part: dpo_train.jsonl goes with dpo_val.jsonl and dpo_test.jsonl."""
     if part is Part.TRAIN:
         return output
-    stem, dot, suffixes = output.name.partition(".")
+    suffix = max((each for each in SUFFIXES if output.name.lower().endswith(each)), key=len, default=output.suffix)
+    stem = output.name[: len(output.name) - len(suffix)]
     renamed = re.sub(r"(?<![A-Za-z])train(?![A-Za-z])", part, stem)
-    return output.with_name((renamed if renamed != stem else f"{stem}_{part}") + dot + suffixes)
+    return output.with_name((renamed if renamed != stem else f"{stem}_{part}") + output.name[len(stem) :])
 
 
 def refuse_suffix(output: Path) -> None:

@@ -130,6 +130,8 @@ def test_the_settings_of_the_older_tutorial_are_taken(tmp_path: Path) -> None:
 def test_what_a_trainer_is_told_is_checked_at_once(pairs_file: Path) -> None:
     with pytest.raises(UsageError, match="betta: no such setting"):
         DPOTrainer(str(POLICY), pairs_file, config={"betta": 0.1})
+    with pytest.raises(UsageError, match=r"dpo.sed: no such setting.*did you mean dpo.seed\?"):
+        DPOTrainer(str(POLICY), pairs_file, config={"dpo.sed": 1})
     with pytest.raises(UsageError, match="lr"):
         DPOTrainer(str(POLICY), pairs_file, config={"policy.optimizer.lr": -1})
     with pytest.raises(InputError, match="no such file"):
@@ -168,7 +170,9 @@ def test_validation_sets_have_names(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_is_what_a_validation_finds(tmp_path: Path) -> None:
-    trainer = DPOTrainer(str(POLICY), ROWS, val_dataset=ROWS[:4], config=QUICK, output_dir=tmp_path / "run")
+    """Beta and loss are those of the training, read from the policy's folder."""
+    config = {**QUICK, "dpo.reference_policy_kl_penalty": 0.3, "loss.name": "ipo"}
+    trainer = DPOTrainer(str(POLICY), ROWS, val_dataset=ROWS[:4], config=config, output_dir=tmp_path / "run")
     result = trainer.train()
     assert result is not None
     found = evaluate(result.policy_dir, ROWS[:4], reference=POLICY)

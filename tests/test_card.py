@@ -230,7 +230,9 @@ def test_the_card_of_an_export_differs_by_how_it_is_loaded(tmp_path: Path) -> No
     assert 'AutoModelForCausalLM.from_pretrained("my-run/policy")' in card
     assert "folder `adapter`" in card
     other = with_loading(card, "adapter", "exported")
-    assert other.startswith(card.partition("## Loading")[0])
+    same = card.partition("## Loading")[0].replace("library_name: transformers", "library_name: peft")
+    assert other.startswith(same)
+    assert with_loading(other, "merged", "my-run/policy").startswith(card.partition("## Loading")[0])
     assert "from peft import AutoPeftModelForCausalLM" in other
     assert "my-run/policy" not in other
     assert with_loading("of another tool", "merged", "x") == "of another tool"

@@ -314,6 +314,7 @@ def test_the_manifest_names_settings_digests_attrition_and_versions(tmp_path, ro
     [
         ("dpo_train.jsonl", ["dpo_test.jsonl", "dpo_train.jsonl", "dpo_train.jsonl.manifest.json", "dpo_val.jsonl"]),
         ("train.jsonl.gz", ["test.jsonl.gz", "train.jsonl.gz", "train.jsonl.gz.manifest.json", "val.jsonl.gz"]),
+        ("v0.2.jsonl", ["v0.2.jsonl", "v0.2.jsonl.manifest.json", "v0.2_test.jsonl", "v0.2_val.jsonl"]),
         ("pairs.jsonl", ["pairs.jsonl", "pairs.jsonl.manifest.json", "pairs_test.jsonl", "pairs_val.jsonl"]),
         # "train" inside another word is no name of a part
         (

@@ -3,6 +3,7 @@
 Everything that can be set is a key of docs/configuration.md, and every error is one of schemas/errors.py.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,6 +30,7 @@ from trainer.run.loop import train
 from trainer.run.result import RunResult
 from trainer.run.setup import set_up
 from trainer.run.start import LoadedGroups, start_accelerator, tokenize
+from trainer.save.run_folder import CONFIG_FILE
 
 MODEL_WITHOUT_NAME = "unnamed"
 
@@ -152,7 +154,7 @@ def evaluate(
         model: A folder or hub name, or a loaded causal language model, which is left as it was.
         dataset: A `DPODataset`, or what one can be made of.
         reference: Folder or hub name of the policy to compare with.
-        config: Settings as of a training.
+        config: Settings as of a training; none: those that the policy was trained with, where its folder has them.
         tokenizer: Of a loaded model; none: that of the folder or hub name that the model was loaded from.
 
     Raises:
@@ -161,6 +163,7 @@ def evaluate(
         DpoError: no pair can be measured.
     """
     pairs = _dataset(dataset)
+    config = _as_trained(model, has_reference=reference is not None) if config is None else config
     wanted = {"model_name": None, "mode": "none"} if reference is None else {"model_name": str(reference)}
     own = {"data": {"train": [pairs.section.model_dump(mode="json")]}, "reference": wanted}
     settings, loaded, tokens = _with_model(model, tokenizer, config, own)
@@ -178,6 +181,26 @@ def evaluate(
         training = set_up(settings, accelerator, loaded, data, [Step(0, refs)])
         metrics = pair_metrics(training, training.packer, training.reference, refs)
     return metrics | {f"dropped/{reason}": float(count) for reason, count in data.dropped.items()}
+
+
+def _as_trained(model: Any, *, has_reference: bool) -> Wanted:
+    """Read what the policy's folder says of how it was trained, as far as it matters to a measurement.
+
+    Without a reference the loss may have no meaning, so it is then that of DPO.
+    """
+    place = model if isinstance(model, (str, Path)) else model.config.name_or_path
+    path = Path(place) / CONFIG_FILE
+    if not path.is_file():
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    keys = {"dpo": None, "loss": None, "policy": ("tokenizer", "max_total_sequence_length"), "data": ("loss_mask",)}
+    sections = {name: told[name] for name in keys if name in told and (has_reference or name != "loss")}
+    return {
+        name: section
+        if keys[name] is None
+        else {key: value for key, value in section.items() if key in (keys[name] or ())}
+        for name, section in sections.items()
+    }
 
 
 def _dataset(source: Any) -> DPODataset:

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UsageError
+from trainer.config.keys import nearest_key
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import check
 from trainer.config.told import Told
 from trainer.config.yaml_file import read_yaml
+from trainer.imports.carry import Note
 from trainer.imports.importing import import_tree
 from trainer.imports.inheritance import merge
+from trainer.imports.renames import RENAMED
 
 Wanted = TrainConfig | Mapping[str, Any] | str | Path | None
 
@@ -34,10 +37,15 @@ def configuration(wanted: Wanted, own: Mapping[str, Any]) -> TrainConfig:
     if not isinstance(wanted, TrainConfig):
         imported = import_tree(_nested(tree))
         if imported.lost:
-            lines = "\n  ".join(f"{note.old}: {note.remark}" for note in imported.lost)
-            raise UsageError(f"settings that can't be carried:\n  {lines}")
+            raise UsageError("\n  ".join(["wrong settings:", *map(_explained, imported.lost)]))
         tree = imported.tree
     return check(Told(tree=merge(tree, _nested(own))))
+
+
+def _explained(note: Note) -> str:
+    """Say why a key was not taken, and which one was probably meant."""
+    nearest = nearest_key(note.old, RENAMED)
+    return f"{note.old}: {note.remark}" + (f"; did you mean {nearest}?" if nearest and nearest != note.old else "")
 
 
 def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def refuse_used_folder(path: Path) -> None:
         UsageError: the path is taken by a file, or by a folder that holds something.
     """
     if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110 (never raises)
-        raise UsageError(f"{path_text(path)}: exists and is not empty; name a new folder with -o")
+        raise UsageError(f"{path_text(path)}: exists and is not empty; name a new folder with -o (output_dir)")
 
 
 def refuse_unwritable_folder(path: Path) -> None:

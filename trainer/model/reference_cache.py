@@ -1,4 +1,4 @@
-"""Reference log-probs on disk, for other runs over the same responses: another beta, another loss, a resumed run.
+"""Reference log-probs on disk, for other runs over the same responses: another beta, another loss.
 
 A folder for each pair of weights and settings, and in it Parquet files of key and log-probs. A key is a digest of the
 token ids of prompt and response and of the loss mask, so a changed chat template or tokenizer misses; the folder's name

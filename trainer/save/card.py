@@ -23,6 +23,8 @@ from trainer.config.sections import TrainConfig
 from trainer.save.card_data import HUB_NAME, PairCounts, Source, source_of
 
 CARD_FILE = "README.md"
+LIBRARIES = ("transformers", "peft")
+LIBRARY = re.compile(r"^library_name: \w+$", re.MULTILINE)
 LOADING = "## Loading"
 
 Kind = Literal["merged", "adapter", "both"]
@@ -152,7 +154,10 @@ def loading(kind: Kind, place: str) -> str:
 
 def with_loading(card: str, kind: Kind, place: str) -> str:
     """Give a card for another form of the same policy: its last part is about loading it."""
-    return card.rpartition(LOADING)[0] + loading(kind, place) if LOADING in card else card
+    if LOADING not in card:
+        return card
+    card = LIBRARY.sub(f"library_name: {LIBRARIES[kind == 'adapter']}", card, count=1)
+    return card.rpartition(LOADING)[0] + loading(kind, place)
 
 
 def _front_matter(config: TrainConfig, sources: Sequence[Source], kind: Kind) -> str:
@@ -161,7 +166,7 @@ def _front_matter(config: TrainConfig, sources: Sequence[Source], kind: Kind) ->
     lora = ["lora"] if config.policy.lora.rank else []
     data = ModelCardData(
         base_model=base if _is_hub_name(base) else None,
-        library_name="peft" if kind == "adapter" else "transformers",
+        library_name=LIBRARIES[kind == "adapter"],
         pipeline_tag="text-generation",
         tags=["dpo", *lora],
         datasets=[each.name for each in sources if each.is_on_hub] or None,

@@ -50,6 +50,12 @@ class RunReport:
             f"{config.policy.precision}, {num_processes} process{'es' if num_processes > 1 else ''}"
         )
 
+        if data.num_pairs < batch_size:
+            self.say(
+                f"fewer pairs than a step takes, so an epoch is a single step of {counted(data.num_pairs, 'pair')}; "
+                "policy.train_global_batch_size= makes steps smaller"
+            )
+
     def held_out(self, sets: Sequence[ValidationData], schedule: Schedule) -> None:
         """Say what is validated on."""
         for each in sets:
