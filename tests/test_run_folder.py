@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import DpoError
+from schemas.errors import DpoError, InputError
+from trainer.config.preflight import refuse_missing_folder
 from trainer.save.run_folder import whole_folder
 
 
@@ -34,3 +35,11 @@ def test_where_the_name_is_taken_the_work_is_kept(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"policy", "policy.2", "policy.3"}
     assert (tmp_path / "policy.2" / "weights").read_text() == "w"
     assert (tmp_path / "policy" / "notes").read_text() == "mine"
+
+
+def test_adapters_alone_are_no_model_to_start_from(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="holds adapters alone; merge them first: dpo export "):
+        refuse_missing_folder(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    refuse_missing_folder(str(tmp_path))

@@ -98,8 +98,12 @@ def refuse_missing_folder(model_name: str) -> None:
     path = Path(model_name)
     is_path = model_name.startswith((".", "~", os.sep)) or model_name.count("/") > 1
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise InputError(f"model {model_name}: the folder has no config.json, so no model; {MODEL_REMEDY}")
+        if (path / "config.json").is_file():
+            return
+        if (path / "adapter_config.json").is_file():
+            merge = f"dpo export {shlex.quote(model_name)} -o NEW"
+            raise InputError(f"model {model_name}: the folder holds adapters alone; merge them first: {merge}")
+        raise InputError(f"model {model_name}: the folder has no config.json, so no model; {MODEL_REMEDY}")
     elif is_path or path.exists():
         raise InputError(f"model {model_name}: no such folder; {MODEL_REMEDY}")
 
