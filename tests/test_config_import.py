@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import InputError, UsageError
+from trainer.config.from_python import configuration
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.imports.carry import Outcome
@@ -500,12 +501,128 @@ def test_values_that_changed_with_their_keys(imported, tmp_path: Path, text: str
         ("policy: {dtensor_cfg: {cpu_offload: true}}", "policy.dtensor_cfg.cpu_offload"),
         ("data: {train: {data_path: x, dataset_name: Unheard}}", "data.train.dataset_name"),
         ("loss_type: exo_pair", "loss_type"),
+        ("loss_type: rpo", "loss_type"),
+        ("dtype: float16", "dtype"),
+        ("push_to_hub: true", "push_to_hub"),
+        ("push_to_hub: false\nhub: {repo_id: me/mine}", "hub.repo_id"),
+        ("loss_type: [sigmoid, unheard]", "loss_type"),
+        ("loss_type: [sigmoid, bco_pair]\nloss_weights: [1.0]", "loss_type"),
     ],
 )
 def test_what_would_change_the_run_is_lost(imported, tmp_path: Path, text: str, old: str) -> None:
     result = imported(text + "\n")
     assert [note.old for note in result.lost] == [old]
     config_of(result, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["hub_model_id: me/mine", "hub_model_id: me/mine\npush_to_hub: false"])
+def test_what_trl_would_not_publish_is_not_published(imported, tmp_path: Path, text: str) -> None:
+    result = imported(text + "\n")
+    assert config_of(result, tmp_path).hub.repo_id is None
+    assert "push_to_hub was off; hub.repo_id=me/mine would publish" in str(result.notes[0])
+    assert set(outcomes(result).values()) == {"not needed"}
+    settings = dict(line.split(": ") for line in text.splitlines())
+    settings = {key: value == "true" if key == "push_to_hub" else value for key, value in settings.items()}
+    assert configuration(settings, {"data.train": "pairs.jsonl"}).hub.repo_id is None
+
+
+def test_what_trl_would_publish_is_published(imported, tmp_path: Path) -> None:
+    result = imported("hub_model_id: me/mine\npush_to_hub: true\n")
+    assert (config_of(result, tmp_path).hub.repo_id, result.lost) == ("me/mine", [])
+    pushed = {"hub_model_id": "me/mine", "push_to_hub": True, "data.train": "pairs.jsonl"}
+    assert configuration(pushed, {}).hub.repo_id == "me/mine"
+    with pytest.raises(UsageError, match=r"push_to_hub: name the repository with hub\.repo_id"):
+        configuration({"push_to_hub": True, "data.train": "pairs.jsonl"}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "pairs", "remark"),
+    [
+        (
+            "per_device_train_batch_size: 4",
+            4,
+            "4 pairs a step, 4 x 1 (1 without gradient_accumulation_steps), per process",
+        ),
+        ("per_device_train_batch_size: 4\ngradient_accumulation_steps: 8", 32, "32 pairs a step, 4 x 8, per process"),
+        ("gradient_accumulation_steps: 2", 16, "16 pairs a step, 8 x 2, per process"),
+        ("per_device_train_batch_size: 4\nbatch_size: 64", 64, ""),
+        ("micro_batch_size: 4", 128, ""),
+    ],
+)
+def test_trls_batch(imported, tmp_path: Path, text: str, pairs: int, remark: str) -> None:
+    result = imported(text + "\n")
+    config = config_of(result, tmp_path)
+    assert (config.policy.train_global_batch_size, result.lost) == (pairs, [])
+    assert not remark or any(remark in note.remark for note in result.notes)
+    assert config.policy.train_micro_batch_size == (4 if "batch_size: 4" in text else 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights", "preference", "sft"),
+    [
+        ("loss_type: [sigmoid, bco_pair]\nloss_weights: [0.7, 0.3]", {"sigmoid": 0.7, "bco": 0.3}, 1, 0),
+        ("loss_type: [sigmoid, bco_pair, sft]\nloss_weights: [0.8, 0.2, 1]", {"sigmoid": 0.8, "bco": 0.2}, 1, 1),
+        ("loss_type: [sigmoid, sft]", {"sigmoid": 1}, 1, 1),
+        ("loss_type: [hinge, sft]\nloss_weights: [2, 0]", {"hinge": 2}, 1, 0),
+        ("loss_type: sft", {"sigmoid": 1}, 0, 1),
+        ("loss_weights: [0.5]", {"sigmoid": 0.5}, 1, 0),
+        ("loss: {name: hinge}\nloss_weights: [0.5]", {"hinge": 0.5}, 1, 0),
+        ("loss_type: [sigmoid, hinge]\nlabel_smoothing: 0.1", {"cdpo": 1, "hinge": 1}, 1, 0),
+    ],
+)
+def test_trls_mixed_losses(
+    imported, tmp_path: Path, text: str, weights: dict[str, float], preference: float, sft: float
+) -> None:
+    result = imported(text + "\n")
+    config = config_of(result, tmp_path)
+    assert result.lost == []
+    assert config.loss.weights == weights
+    assert (config.dpo.preference_loss_weight, config.dpo.sft_loss_weight) == (preference, sft)
+    assert config.dpo.sft_average_log_probs == bool(sft)
+
+
+def test_a_loss_that_has_two_meanings_is_told_with_both(imported) -> None:
+    for text in ("loss_type: rpo\n", "loss: {name: rpo}\n", "loss_type: [sigmoid, rpo]\n"):
+        (note,) = imported(text).lost
+        assert "reward_kl, reward_fwd_kl or reward_sq (NVIDIA's), or sigmoid with dpo.sft_loss_weight" in note.remark
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "eval_strategy: steps",
+        "eval_strategy: epoch",
+        "use_liger_kernel: true",
+        "logging_first_step: true",
+        "bf16: true\ndtype: float32",
+    ],
+)
+def test_what_trl_says_and_a_run_does_not_need(imported, text: str) -> None:
+    result = imported(text + "\n")
+    assert outcomes(result)[text.split("\n")[-1].partition(":")[0]] == "not needed"
+    assert result.lost == []
+
+
+def test_no_validation_in_trl_is_none_here(imported, tmp_path: Path) -> None:
+    result = imported("eval_strategy: 'no'\neval_steps: 50\n")
+    dpo = config_of(result, tmp_path).dpo
+    assert (dpo.val_period, dpo.val_at_start, dpo.val_at_end, result.lost) == (0, False, False, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        ("dtype: float32", "float32"),
+        ("torch_dtype: bfloat16", "bfloat16"),
+        ("model_init_kwargs: {dtype: bfloat16}", "bfloat16"),
+        ("model_init_kwargs: {torch_dtype: torch.float32}", "float32"),
+        ("bf16: true\ndtype: float32", "bfloat16"),
+        ("dtype: null", "auto"),
+    ],
+)
+def test_trls_dtypes(imported, tmp_path: Path, text: str, precision: str) -> None:
+    result = imported(text + "\n")
+    assert (config_of(result, tmp_path).policy.precision, result.lost) == (precision, [])
 
 
 def test_the_file_is_in_the_order_of_the_declarations(imported) -> None:

@@ -170,6 +170,7 @@ def test_the_last_setting_wins() -> None:
             "checkpointing.metric_name=val:loss",
             "checkpointing.metric_name=val:validation-default_loss needs a validation",
         ),
+        ("loss.name=rpo", "loss.name='rpo': is reward_kl, reward_fwd_kl or reward_sq (NVIDIA's), or sigmoid with"),
         ("loss.f_alpha=0.2", "f_alpha is for f_divergence=alpha"),
         ("policy.optimizer.lr=-1", "policy.optimizer.lr=-1: Input should be greater than 0"),
         ("policy.optimizer.lr=nan", "policy.optimizer.lr='nan'"),

@@ -18,7 +18,7 @@ from schemas.terminal import excerpt
 from trainer.config.keys import field_of, nearest_key
 from trainer.config.sections import TrainConfig
 from trainer.config.told import Told, tell
-from trainer.imports.renames import LOSS_NAMES, RENAMED
+from trainer.imports.renames import LOSS_NAMES, OTHER_LOSSES, RENAMED
 
 RUNS_FOLDER = Path("runs")
 NO_DATA = "no pairs to train on: name a file of pairs, such as dpo_train.jsonl, or set data.train.data_path="
@@ -150,6 +150,8 @@ def _expected(details: Any) -> str:
     if kind in TEXT_WANTED and isinstance(value, (int, float)):
         return f"{message}; put it in quotes"
     if kind == "literal_error":
+        if str(value).lower() in OTHER_LOSSES:
+            return f"is {OTHER_LOSSES[str(value).lower()]}"
         known = re.findall(r"'(.*?)'", details["ctx"]["expected"])
         meant = _meant(str(value).lower(), known)
         return f"{message}; did you mean {meant}?" if meant else message

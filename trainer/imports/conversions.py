@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.config.loss import LossName
-from trainer.imports.renames import LOSS_NAMES
+from trainer.imports.renames import LOSS_NAMES, OTHER_LOSSES
 
 LOSSES: tuple[str, ...] = LossName.__args__  # type: ignore[attr-defined]
 PRECISIONS = {"bf16": "bfloat16", "bf16-mixed": "bfloat16", "fp32": "float32", "32": "float32"}
@@ -30,8 +30,10 @@ def _only_true(ours: str, otherwise: str) -> Callable[[Any], Any]:
 
 def _loss(value: Any) -> str:
     names = value if isinstance(value, list) else [value]
-    if len(names) > 1:
+    if len(names) != 1:
         raise Unknown("several losses with their weights are loss.mix")
+    if names[0] == "rpo":
+        raise Unknown(OTHER_LOSSES["rpo"])
     name = LOSS_NAMES.get(str(names[0]), str(names[0]))
     if name not in LOSSES:
         raise Unknown(f"there is no such loss; there are {', '.join(LOSSES)}")
@@ -39,7 +41,8 @@ def _loss(value: Any) -> str:
 
 
 def _precision(value: Any) -> str:
-    name = PRECISIONS.get(str(value), str(value))
+    said = str(value).removeprefix("torch.")
+    name = PRECISIONS.get(said, said)
     if name not in ("auto", "float32", "bfloat16"):
         raise Unknown("there are float32 and bfloat16")
     return name

@@ -26,7 +26,8 @@ from trainer.imports.carry import Carry, Note, Outcome, flatten
 from trainer.imports.conversions import Unknown, Unneeded, converted
 from trainer.imports.inheritance import interpolate, merge, read_inherited
 from trainer.imports.refused import refusal_of
-from trainer.imports.renames import BATCH, LENGTH, REMARKS, RENAMED
+from trainer.imports.renames import LENGTH, REMARKS, RENAMED
+from trainer.imports.trl import carry_trl
 
 METRIC = "checkpointing.metric_name"
 TOKENIZER = "policy.tokenizer.name"
@@ -115,7 +116,7 @@ def _carried(carry: Carry) -> Imported:
     carry_optimizer(carry)
     carry_scheduler(carry)
     _carry_lengths(carry)
-    _carry_batch(carry)
+    carry_trl(carry)
     _carry_trackers(carry)
     for old in list(carry.pending):
         _carry_one(carry, old, carry.take(old))
@@ -194,19 +195,6 @@ def _carry_lengths(carry: Carry) -> None:
             carry.drop(old, f"it was {value}, and the smaller limit holds")
 
 
-def _carry_batch(carry: Carry) -> None:
-    """Multiply TRL's two sizes to the pairs of a step."""
-    times = carry.take("gradient_accumulation_steps")
-    if times is None:
-        return
-    size = carry.pending.get("per_device_train_batch_size", 8)
-    if not (isinstance(size, int) and isinstance(times, int)):
-        carry.lose("gradient_accumulation_steps", times, f"{excerpt(size)} x {excerpt(times)} is no number")
-        return
-    remark = f"{size} x {times} on one process; multiply by the number of yours"
-    carry.put("gradient_accumulation_steps", BATCH, size * times, remark)
-
-
 def _carry_trackers(carry: Carry) -> None:
     if "logger.log_dir" in carry.pending and (own := carry.take("logger.tensorboard.log_dir")) is not None:
         carry.drop("logger.tensorboard.log_dir", f"it was {own}; all trackers write below logger.log_dir")
@@ -229,7 +217,11 @@ def _settle(carry: Carry) -> None:
         carry.drop(TOKENIZER, "the policy's is the default")
     if settings.get("loss.label_smoothing") == 0:
         del settings["loss.label_smoothing"]
-    elif "loss.label_smoothing" in settings and settings.get("loss.name", "sigmoid") == "sigmoid":
+    elif (
+        "loss.label_smoothing" in settings
+        and "loss.mix" not in settings
+        and settings.get("loss.name", "sigmoid") == "sigmoid"
+    ):
         settings["loss.name"] = "cdpo"
         carry.notes.append(Note(Outcome.RENAMED, "loss_type", "loss.name", "sigmoid with smoothed labels is cdpo"))
     if any(note.old == "rpo_alpha" for note in carry.notes):

@@ -94,6 +94,7 @@ _TRL = {
     "attn_implementation": "policy.attention",
     "bf16": "policy.precision",
     "dataset_name": "data.train.data_path",
+    "dtype": "policy.precision",
     "discopop_tau": "loss.discopop_temperature",
     "eval_steps": "dpo.val_period",
     "f_alpha_divergence_coef": "loss.f_alpha",
@@ -113,6 +114,8 @@ _TRL = {
     "metric_for_best_model": "checkpointing.metric_name",
     "greater_is_better": "checkpointing.higher_is_better",
     "model": "policy.model_name",
+    "model_init_kwargs.dtype": "policy.precision",
+    "model_init_kwargs.torch_dtype": "policy.precision",
     "model_name": "policy.model_name",
     "model_name_or_path": "policy.model_name",
     "num_train_epochs": "dpo.max_num_epochs",
@@ -126,6 +129,7 @@ _TRL = {
     "save_steps": "checkpointing.save_period",
     "save_total_limit": "checkpointing.keep_top_k",
     "simpo_gamma": "loss.simpo_gamma",
+    "torch_dtype": "policy.precision",
     "torch_compile": "policy.compile",
     "use_rslora": "policy.lora.rank_stabilized",
     "use_weighting": "loss.wpo_weighting",
@@ -146,6 +150,10 @@ REMARKS: dict[str, str] = {
     "precompute_ref_log_probs": "true is reference.mode=cached, which is the default",
     "per_device_train_batch_size": f"together with {BATCH}, the pairs of one step",
     "rpo_alpha": "with dpo.sft_average_log_probs=true",
+    "dtype": "weights stay in float32",
+    "torch_dtype": "weights stay in float32",
+    "model_init_kwargs.dtype": "weights stay in float32",
+    "model_init_kwargs.torch_dtype": "weights stay in float32",
     "bf16": "bf16=true is policy.precision=bfloat16",
     "load_in_4bit": "true is policy.lora.quantization=nf4",
     "load_in_8bit": "true is policy.lora.quantization=int8",
@@ -166,6 +174,12 @@ LOSS_NAMES: dict[str, str] = {
     "sppo_hard": "sppo",
 }
 """What others call losses that are there."""
+
+OTHER_LOSSES: dict[str, str] = {
+    "rpo": "reward_kl, reward_fwd_kl or reward_sq (NVIDIA's), or sigmoid with dpo.sft_loss_weight (TRL's rpo_alpha)",
+    "sft": "dpo.sft_loss_weight",
+}
+"""What others call losses, where ours is more than another name."""
 
 
 def new_name(old: str) -> str | None:
