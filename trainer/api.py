@@ -19,7 +19,7 @@ from trainer.config.preflight import preflight
 from trainer.config.sections import TrainConfig
 from trainer.data.external import numbered, rows_of_object
 from trainer.data.groups import group_pairs
-from trainer.data.plan import PairRef, Step
+from trainer.data.plan import Step, every_pair
 from trainer.data.prompts import read_prompt_texts
 from trainer.data.sources import Account, check_dataset, iter_dataset, pairs_of_set
 from trainer.data.tokenize import PairDrop
@@ -176,8 +176,7 @@ def evaluate(
     with _as_it_was(loaded):
         disable_dropout(loaded)
         data = tokenize(settings, pairs.groups, loaded, tokens, shown=False)
-        groups = enumerate(data.groups)
-        refs = tuple(PairRef(number, pair) for number, group in groups for pair in range(len(group.pairs)))
+        refs = every_pair(data.groups)
         training = set_up(settings, accelerator, loaded, data, [Step(0, refs)])
         metrics = pair_metrics(training, training.packer, training.reference, refs)
     return metrics | {f"dropped/{reason}": float(count) for reason, count in data.dropped.items()}

@@ -46,6 +46,11 @@ class Step:
         return list(dict.fromkeys(ref for pair in self.pairs for ref in sides(pair, groups)))
 
 
+def every_pair(groups: Sequence[TokenizedGroup]) -> tuple[PairRef, ...]:
+    """Name all pairs, in the order of the groups."""
+    return tuple(PairRef(number, pair) for number, group in enumerate(groups) for pair in range(len(group.pairs)))
+
+
 def sides(reference: PairRef, groups: Sequence[TokenizedGroup]) -> tuple[ResponseRef, ResponseRef]:
     """Name the two responses of a pair, the chosen one first."""
     pair = groups[reference.group].pairs[reference.pair]

@@ -15,7 +15,7 @@ from typing import Any
 from schemas.errors import DpoError
 from schemas.terminal import counted
 from trainer.config.sections import TrainConfig
-from trainer.data.plan import PairRef
+from trainer.data.plan import PairRef, every_pair
 from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
 from trainer.model.packing import Packer
 from trainer.model.reference import Reference
@@ -39,8 +39,7 @@ class ValidationData:
     @property
     def pairs(self) -> tuple[PairRef, ...]:
         """Name all pairs."""
-        groups = enumerate(self.data.groups)
-        return tuple(PairRef(number, pair) for number, group in groups for pair in range(len(group.pairs)))
+        return every_pair(self.data.groups)
 
 
 @dataclass(frozen=True)

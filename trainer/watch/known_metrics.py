@@ -1,12 +1,11 @@
 """The metric that checkpoints are compared by is looked for before the first step, not missed after the last."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from schemas.errors import UsageError
 from trainer.config.records import MetricName
-from trainer.data.plan import PairRef, Step
-from trainer.data.tokenize import TokenizedGroup
+from trainer.data.plan import PairRef, Step, every_pair
 from trainer.model.packing import Packer
 from trainer.run.evaluation import pair_metrics
 from trainer.run.training import Training
@@ -44,15 +43,10 @@ def refuse_unknown_metric(
         names = {*pair_metrics(training, one.packer, one.reference, _some(one.pairs, one.packer))}
     else:
         packer = training.packer
-        pairs = _some([*first.pairs, *_every_pair(packer.groups)], packer)
+        pairs = _some([*first.pairs, *every_pair(packer.groups)], packer)
         names = {*pair_metrics(training, packer, training.reference, pairs), *STEP_METRICS}
     if metric.name not in names:
         raise UsageError(f"checkpointing.metric_name={metric}: no such metric; {_offer(metric.name, names)}")
-
-
-def _every_pair(groups: Sequence[TokenizedGroup]) -> Iterator[PairRef]:
-    """Name all pairs of groups."""
-    return (PairRef(number, pair) for number, group in enumerate(groups) for pair in range(len(group.pairs)))
 
 
 def _some(pairs: Sequence[PairRef], packer: Packer) -> list[PairRef]:
