@@ -42,6 +42,11 @@ def printable(text: str) -> str:
     )
 
 
+def one_line(error: BaseException) -> str:
+    """Show what another library's error says on one line, or else its kind."""
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
 def path_text(path: Path) -> str:
     """Show a path on one line, whatever its bytes are."""
     return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))

@@ -73,6 +73,8 @@ def test_a_base_in_a_folder_and_pairs_in_a_file_are_no_names_of_the_hub(tmp_path
     assert "datasets" not in data
     card = card_of(config_of(tmp_path, pairs=Path("org/pairs")))
     assert ModelCard(card).data.to_dict()["datasets"] == ["org/pairs"]
+    gone = card_of(config_of(tmp_path, pairs=Path("mine/pairs.jsonl")))  # a file that was moved is none of the hub's
+    assert "datasets" not in ModelCard(gone).data.to_dict()
 
 
 def test_what_was_trained(tmp_path: Path) -> None:

@@ -9,9 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from schemas.errors import DpoError, UsageError
-from schemas.preference import write_rows
-from tests.tiny_models import save_tiny_policy
-from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run, weights_of
+from tests.training_runs import USUAL, are_equal, filled, held_out, lines_of, run, weights_of
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.save.checkpoints import BestPolicy, Checkpoints
@@ -21,14 +19,7 @@ EVERY_SECOND = "checkpointing.save_period=2"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_rows(tmp_path / "pairs.jsonl", ROWS)
-    write_rows(tmp_path / "held_out.jsonl", HELD_OUT)
-    save_tiny_policy(tmp_path / "policy")
-    return tmp_path
-
-
-def held_out(folder: Path) -> str:
-    return f"data.validation.data_path={folder / 'held_out.jsonl'}"
+    return filled(tmp_path)
 
 
 def saved_steps(checkpoints: Path) -> set[int]:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from schemas.errors import DpoError, UsageError
 from schemas.preference import write_rows
 from tests.tiny_models import byte_tokenizer, save_tiny_policy
-from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, lines_of, run
+from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, filled, held_out, lines_of, run
 from trainer.config.settings import resolve
 from trainer.cost.out_of_memory import remedies
 from trainer.run.prepare import prepare
@@ -22,14 +22,7 @@ NO_CACHE = "reference.cache_dir=null"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    write_rows(tmp_path / "pairs.jsonl", ROWS)
-    write_rows(tmp_path / "held_out.jsonl", HELD_OUT)
-    save_tiny_policy(tmp_path / "policy")
-    return tmp_path
-
-
-def held_out(folder: Path) -> str:
-    return f"data.validation.data_path={folder / 'held_out.jsonl'}"
+    return filled(tmp_path)
 
 
 def validations(run_folder: Path, name: str = "default") -> dict[int, float]:

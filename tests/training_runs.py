@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from schemas.preference import write_rows
+from tests.tiny_models import save_tiny_policy
 from trainer.config.settings import resolve
 from trainer.run.loop import RunResult, train
 
@@ -34,6 +36,19 @@ USUAL = (
     "policy.self_check=false",
     "dpo.max_num_epochs=9",
 )
+
+
+def filled(folder: Path) -> Path:
+    """Put pairs, pairs to validate on and a policy into a folder."""
+    write_rows(folder / "pairs.jsonl", ROWS)
+    write_rows(folder / "held_out.jsonl", HELD_OUT)
+    save_tiny_policy(folder / "policy")
+    return folder
+
+
+def held_out(folder: Path) -> str:
+    """Give the setting that validates on such a folder's pairs."""
+    return f"data.validation.data_path={folder / 'held_out.jsonl'}"
 
 
 def run(folder: Path, name: str, *overrides: str, num_steps: int = 7) -> RunResult:

@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.tables import without_nulls
-from schemas.terminal import printable
+from schemas.terminal import one_line, printable
 
 HUB_TIMEOUT_SECONDS = 10
 DEFAULT_SPLIT = "train"
@@ -66,7 +66,7 @@ def _refuse_unreachable(name: str) -> None:
             f"data set {printable(name)}: no such folder, and the hub has no such data set, or not for you; {REMEDY}"
         ) from error
     except Exception as error:  # each layer below the hub's client raises its own
-        reason = printable(re.sub(r"\s+", " ", str(error)).strip().rstrip(".")) or type(error).__name__
+        reason = one_line(error).rstrip(".")
         raise InputError(
             f"data set {printable(name)}: no such folder, and the hub can't be asked: {reason}; {REMEDY}"
         ) from error
@@ -75,7 +75,7 @@ def _refuse_unreachable(name: str) -> None:
 def _reason(error: Exception) -> str:
     """Say in one line what is wrong and what to do."""
     cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-    text = printable(re.sub(r"\s+", " ", str(cause)).strip()) or type(cause).__name__
+    text = one_line(cause)
     if match := re.match(r"Unknown split \"(.*?)\"\. Should be one of (\[.*?\])", text):
         return f"has no split {match[1]}; it has {match[2].strip('[]')}, name one with split="
     if match := re.search(r"BuilderConfig '(.*?)' not found\. Available: (\[.*?\])", text):

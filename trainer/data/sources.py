@@ -85,7 +85,7 @@ def origin_of(dataset: DatasetSection) -> Origin:
         if os.path.isdir(path):  # noqa: PTH112 (never raises)
             return Origin.SAVED if is_saved_set(path) or saved_splits(path) else Origin.HUB
         if not os.path.exists(path):  # noqa: PTH110 (never raises)
-            return Origin.HUB if _is_hub_name(path) else Origin.FILE
+            return Origin.HUB if is_hub_name(path) else Origin.FILE
     if dataset.subset is not None or dataset.split not in (None, DEFAULT_SPLIT):
         raise UsageError(
             f"{place_text(path)}: is a file, and has no {'split' if dataset.subset is None else 'subset'}; subset and "
@@ -179,8 +179,8 @@ def _saved_folder(dataset: DatasetSection) -> Path:
     return path / split
 
 
-def _is_hub_name(path: Path) -> bool:
-    """Tell org/name from a mistyped path: it has one slash and no suffix of a file of data."""
+def is_hub_name(path: Path) -> bool:
+    """Tell org/name from a path that is not there: it has one slash and no suffix of a file of data."""
     return _HUB_NAME.match(str(path)) is not None and path.suffix.lower() not in DATA_SUFFIXES
 
 

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import InputError, UsageError
+from schemas.terminal import one_line
 from trainer.config.policy import TokenizerSection
 from trainer.config.preflight import MODEL_REMEDY
 from trainer.data.template import read_template
@@ -213,5 +214,4 @@ def _refuse_unreachable(name: str, what: str = "model", remedy: str = MODEL_REME
 
 
 def _first_sentence(error: Exception) -> str:
-    text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
-    return re.split(r"(?<=[a-z\)'])\. ", text, maxsplit=1)[0].rstrip(".")
+    return re.split(r"(?<=[a-z\)'])\. ", one_line(error), maxsplit=1)[0].rstrip(".")

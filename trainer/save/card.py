@@ -20,7 +20,8 @@ from schemas.terminal import counted, excerpt, printable
 from trainer.config.base import Section
 from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
-from trainer.save.card_data import HUB_NAME, PairCounts, Source, source_of
+from trainer.data.sources import is_hub_name
+from trainer.save.card_data import PairCounts, Source, source_of
 
 CARD_FILE = "README.md"
 LIBRARIES = ("transformers", "peft")
@@ -165,7 +166,7 @@ def _front_matter(config: TrainConfig, sources: Sequence[Source], kind: Kind) ->
     base = config.policy.model_name
     lora = ["lora"] if config.policy.lora.rank else []
     data = ModelCardData(
-        base_model=base if _is_hub_name(base) else None,
+        base_model=base if _is_on_hub(base) else None,
         library_name=LIBRARIES[kind == "adapter"],
         pipeline_tag="text-generation",
         tags=["dpo", *lora],
@@ -263,11 +264,11 @@ def _shown(value: Any) -> str:
 
 def _name_alone(text: str) -> str:
     """Give a hub name as it is, and of a path the last part."""
-    return Path(text).name if PATH.fullmatch(text) and not _is_hub_name(text) else text
+    return Path(text).name if PATH.fullmatch(text) and not _is_on_hub(text) else text
 
 
-def _is_hub_name(text: str) -> bool:
-    return bool(HUB_NAME.match(text)) and not Path(text).exists()
+def _is_on_hub(text: str) -> bool:
+    return is_hub_name(Path(text)) and not Path(text).exists()
 
 
 def _table(head: Sequence[str], rows: Any) -> str:

@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from schemas.terminal import printable
 from trainer.config.data import HUB_SETS, DatasetSection
+from trainer.data.sources import is_hub_name
 
 if TYPE_CHECKING:
     from trainer.data.tokenize import TokenizedPairs
 
-HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.\-]*/[\w.\-]+$")
 MANIFEST_SUFFIX = ".manifest.json"
 
 
@@ -62,7 +61,7 @@ def source_of(dataset: DatasetSection) -> Source:
         digest = _sha256(path)
         attrition, inputs = _history(path, digest)
         return Source(printable(path.name), sha256=digest, attrition=attrition, inputs=inputs)
-    if not path.exists() and HUB_NAME.match(str(path)):
+    if not path.exists() and is_hub_name(path):
         return Source(str(path), is_on_hub=True)
     return Source("stdin" if path.name == "-" else _last_part(str(path)))
 

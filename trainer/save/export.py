@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import DpoError, InputError, UsageError
-from schemas.terminal import path_text, printable
+from schemas.terminal import one_line, path_text, printable
 from trainer.config.policy import LoraSection
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.model.lora import load_adapter
@@ -229,7 +229,7 @@ def _loading(what: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # the hub, the file system, peft and safetensors each raise their own
-        raise InputError(f"{what} can't be loaded: {_one_line(error)}") from error
+        raise InputError(f"{what} can't be loaded: {one_line(error)}") from error
 
 
 def _base_of(adapter: Path) -> str:
@@ -279,7 +279,3 @@ def read_config(folder: Path) -> TrainConfig | None:
         return TrainConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
-
-
-def _one_line(error: Exception) -> str:
-    return printable(re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__)
