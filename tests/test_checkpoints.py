@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from schemas.errors import DpoError, UsageError
 from tests.training_runs import USUAL, are_equal, filled, held_out, lines_of, run, weights_of
+from trainer.checkpoint.checkpoints import BestPolicy, Checkpoints
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
-from trainer.save.checkpoints import BestPolicy, Checkpoints
 
 EVERY_SECOND = "checkpointing.save_period=2"
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import UsageError
+from trainer.checkpoint.checkpoints import most_policies
+from trainer.checkpoint.retention import Standing, best_of, kept
 from trainer.config.records import MetricName, metric_of
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.run.clock import RunClock
 from trainer.run.schedule import Schedule, compared_metric, schedule_of
-from trainer.save.checkpoints import most_policies
-from trainer.save.retention import Standing, best_of, kept
 
 VALIDATION = "data.validation.data_path=held_out.jsonl"
 

@@ -44,7 +44,8 @@ def refuse_wrong_number_of_processes(config: TrainConfig, arguments: Sequence[st
     """
     found = int(os.environ.get("WORLD_SIZE", "1"))
     nodes = config.cluster.num_nodes
-    here = config.cluster.gpus_per_node or (found // nodes or 1)
+    given = config.cluster.gpus_per_node
+    here = given if isinstance(given, int) else found // nodes or 1
     wanted = here * nodes
     if found == wanted:
         return

@@ -69,6 +69,12 @@ class CheckpointingSection(Section):
     """Whether a higher value of the metric is the better one."""
     keep_top_k: PositiveInt | None = 3
     """How many to keep, the newest in any case; null: all."""
+    keep_states: PositiveInt | None = 2
+    """Of how many of the newest to keep the optimizer's state, which a resume needs; null: of all."""
+    resume: str = "never"
+    """auto: go on from the newest whole checkpoint in output_dir; a checkpoint or run folder: from there; never."""
+    resume_anyway: bool = False
+    """Resume though data, model, reference or loss are not those of the checkpoint."""
     checkpoint_must_save_by: Annotated[str, Field(pattern=r"^[0-9]{1,6}:[0-9]{1,2}:[0-9]{1,2}:[0-9]{1,2}$")] | None = (
         None
     )
@@ -92,6 +98,10 @@ class CheckpointingSection(Section):
             metric_of(self.metric_name)
         if self.checkpoint_must_save_by is not None and not self.enabled:
             raise ValueError("checkpoint_must_save_by needs enabled=true")
+        if not self.resume:
+            raise ValueError("resume is empty; it is auto, never, or a folder")
+        if self.resume_anyway and self.resume == "never":
+            raise ValueError("resume_anyway needs resume=auto, or a folder to resume from")
         return self
 
 
@@ -157,12 +167,3 @@ class HubSection(Section):
     """Repository of the hub that the policy and its card are pushed to at the end, such as me/my-policy."""
     private: bool = True
     """Whether the repository is private, where it is made."""
-
-
-class ClusterSection(Section):
-    """The processes that the run is to have; the launcher starts them."""
-
-    gpus_per_node: PositiveInt | None = None
-    """Processes on each node; a run that has another number stops at once. null: as many as there are."""
-    num_nodes: PositiveInt = 1
-    """Nodes of the run."""

@@ -12,10 +12,11 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from trainer.config.base import Section
+from trainer.config.cluster import ClusterSection
 from trainer.config.data import DataSection
 from trainer.config.loss import DpoSection, LossSection
 from trainer.config.policy import PolicySection
-from trainer.config.records import CheckpointingSection, ClusterSection, HubSection, LoggerSection
+from trainer.config.records import CheckpointingSection, HubSection, LoggerSection
 
 POLICY_FOLDER = "policy"
 """In the run's folder: where the trained policy goes."""

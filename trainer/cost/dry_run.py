@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from schemas.terminal import counted, printable, progress, stderr_console
+from trainer.checkpoint.checkpoints import Checkpoints, most_policies
 from trainer.config.sections import TrainConfig
 from trainer.cost.memory import MemoryEstimate, RowShape, estimate_memory
 from trainer.cost.out_of_memory import remedies
@@ -30,7 +31,6 @@ from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
 from trainer.run.state import policy_bytes
 from trainer.run.validation import ValidationData, leak_notes, load_validation
-from trainer.save.checkpoints import Checkpoints, most_policies
 from trainer.watch.report import RunReport
 
 PARTS = {

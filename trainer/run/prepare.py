@@ -6,6 +6,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.config.sections import TrainConfig
 from trainer.cost.out_of_memory import explain_out_of_memory
 from trainer.data.plan import Step
@@ -21,7 +22,6 @@ from trainer.run.start import load_groups, plan, start_accelerator, tokenize
 from trainer.run.state import policy_bytes
 from trainer.run.training import Training
 from trainer.run.validation import ValidationData, ValidationSet, leak_notes, load_validation, validation_sets
-from trainer.save.checkpoints import Checkpoints
 from trainer.save.run_folder import SAMPLES_FILE, RunFolder
 from trainer.watch.health import Health, start_health
 from trainer.watch.known_metrics import refuse_unknown_metric

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from schemas.terminal import path_text
-from trainer.save.checkpoints import BestPolicy
+from trainer.checkpoint.checkpoints import BestPolicy
 from trainer.save.run_folder import finite
 
 

@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from schemas.terminal import counted, path_text, printable, stderr_console
+from trainer.checkpoint.checkpoints import BestPolicy, Checkpoints, free_bytes, most_policies
 from trainer.config.sections import TrainConfig
 from trainer.data.tokenize import PairDrop, TokenizedPairs
 from trainer.run.schedule import Schedule
 from trainer.run.validation import ValidationData
-from trainer.save.checkpoints import BestPolicy, Checkpoints, free_bytes, most_policies
 
 LINES_PER_RUN = 10
 """Step lines that a run prints where stderr is no terminal; metrics.jsonl has every step."""

@@ -22,11 +22,11 @@ from pathlib import Path
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
+from trainer.checkpoint.retention import Standing, best_of, kept
 from trainer.config.preflight import refuse_unwritable_folder
 from trainer.config.records import MetricName
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.run.schedule import compared_metric
-from trainer.save.retention import Standing, best_of, kept
 from trainer.save.run_folder import whole_folder, write_config
 
 CHECKPOINT_FOLDER = "checkpoints"
