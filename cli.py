@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from pipeline.commands import AsJson, collect_pairs_command, inspect_command
-from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
+from schemas.errors import EXIT_INTERNAL, EXIT_STOPPED, DpoError, InputError, UsageError
+from trainer.cluster_command import cluster_command
 from trainer.commands import config_app, train_command
 from trainer.export_command import export_command
 
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From NeMo Gym rollouts to a DPO-trained policy.\n\n"
     "Exit codes: 0 done, 1 the work failed or findings, 2 wrong options or configuration, "
-    "3 unreadable input, 4 a fault of dpo itself.",
+    "3 unreadable input, 4 a fault of dpo itself, 75 a training that was asked to stop and can be resumed.",
 )
 
 
@@ -56,6 +57,8 @@ def main() -> None:
             _leave_interrupted()
         sys.exit(exit_code)
     except DpoError as error:
+        if error.is_told_elsewhere:
+            sys.exit(error.exit_code)
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _leave_interrupted()
@@ -78,7 +81,8 @@ def _fail(message: str, exit_code: int) -> None:
     from schemas.terminal import printable
 
     rank = os.environ.get("RANK", "0")
-    prefix = "dpo: error: " if rank == "0" else f"dpo: error (rank {rank}): "
+    kind = "stopped" if exit_code == EXIT_STOPPED else "error"
+    prefix = f"dpo: {kind}: " if rank == "0" else f"dpo: {kind} (rank {rank}): "
     print(prefix + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)  # noqa: T201
     sys.exit(exit_code)
 
@@ -162,6 +166,7 @@ def validate_command(
 
 
 app.command("train")(train_command)
+app.command("cluster")(cluster_command)
 app.command("export")(export_command)
 
 

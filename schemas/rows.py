@@ -15,6 +15,9 @@ DATA_SUFFIXES = frozenset({".jsonl", ".ndjson", ".json", ".parquet", ".arrow", "
 WHOLE_FILES = (".parquet", ".arrow")
 """Packings that are not read as a stream."""
 
+MAX_ARRAY_BYTES = 4 << 30
+PEEKED_BYTES = 1 << 16
+
 NumberedRow = tuple[int, object | LineError]
 """A row or what is wrong with it, with its line (JSONL) or its place in the file, counted from 1."""
 
@@ -63,15 +66,22 @@ def _line_rows(path: Path, advance: Callable[[int], None]) -> Iterator[NumberedR
 def _is_array(path: Path) -> bool:
     """Tell a file of one array from one of an object on each line, which often has the same suffix."""
     with open_stream(path) as stream:
-        for number, line in enumerate(stream, start=1):
-            if content := without_margin(line, number):
+        number = 0
+        while part := stream.read(PEEKED_BYTES):  # by lines, an endless one would fill the memory
+            number += 1
+            if content := without_margin(part, number):
                 return content.startswith(b"[")
     return False
 
 
 def _array_rows(path: Path, advance: Callable[[int], None]) -> Iterator[NumberedRow]:
     with open_stream(path) as stream:
-        content = stream.read()
+        content = stream.read(MAX_ARRAY_BYTES + 1)
+    if len(content) > MAX_ARRAY_BYTES:
+        raise InputError(
+            f"{place_text(path)}: a JSON array of more than {MAX_ARRAY_BYTES >> 30} GiB, which is read as a whole; "
+            "write one object on each line (.jsonl)"
+        )
     advance(len(content))
     try:
         rows = decode_strict(without_margin(content, 1).strip(JSON_WHITESPACE))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from schemas.errors import InputError, UsageError
+from schemas.secrets import without_logins
 from schemas.terminal import path_text, printable
 
 STDIN = Path("-")
@@ -41,9 +42,9 @@ def local_path(place: Path) -> Path | None:
 
 
 def place_text(place: Path) -> str:
-    """Show an input on one line, URLs with both slashes."""
+    """Show an input on one line, URLs with both slashes and without a password."""
     url = as_url(place)
-    return path_text(place) if url is None else printable(url)
+    return path_text(place) if url is None else printable(without_logins(url))
 
 
 Watch = Callable[[memoryview], object]

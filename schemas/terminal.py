@@ -14,7 +14,10 @@ from typing import Protocol
 
 from rich.console import Console
 
+from schemas.secrets import without_logins
+
 MAX_EXCERPT = 60
+MAX_LOOKED_AT = 2000
 
 
 class Advance(Protocol):
@@ -48,8 +51,8 @@ def one_line(error: BaseException) -> str:
 
 
 def path_text(path: Path) -> str:
-    """Show a path on one line, whatever its bytes are."""
-    return printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    """Show a path, or a URL without its password, on one line, whatever its bytes are."""
+    return printable(without_logins(os.fsencode(path).decode("utf-8", "backslashreplace")))
 
 
 def counted(number: int, noun: str) -> str:
@@ -64,7 +67,7 @@ def excerpt(value: object) -> str:
 
 def bare_excerpt(text: str) -> str:
     """Show foreign text, without quotes, in at most `MAX_EXCERPT` harmless characters."""
-    text = printable(text[: MAX_EXCERPT + 1])
+    text = printable(without_logins(text[:MAX_LOOKED_AT])[: MAX_EXCERPT + 1])
     return text if len(text) <= MAX_EXCERPT else text[: MAX_EXCERPT - 1] + "…"
 
 

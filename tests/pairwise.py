@@ -21,6 +21,7 @@ from trainer.loss.objective import objective_of
 from trainer.model.attention import choose_attention
 from trainer.model.packing import Packer
 from trainer.model.reference import OnlineReference
+from trainer.model.reference_cache import weights_digest
 from trainer.model.scorer import ResponseScorer
 from trainer.run.training import Training
 
@@ -135,6 +136,7 @@ def training_of(
         pads_to=scorer.attention.pads_to,
         reference=OnlineReference(scorers[1]),
         flops=flop_counter(model, CPU),
+        start_digest=weights_digest(model),
     )
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from schemas.errors import DpoError, UsageError
 from tests.training_runs import USUAL, are_equal, filled, held_out, lines_of, run, weights_of
 from trainer.checkpoint.checkpoints import BestPolicy, Checkpoints
+from trainer.checkpoint.retention import Standing
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 
@@ -31,7 +32,8 @@ def test_what_a_checkpoint_holds(folder: Path) -> None:
     """Three steps of eight pairs make an epoch, so the fourth is the first of the second epoch."""
     run(folder, "run", held_out(folder), EVERY_SECOND)
     checkpoint = folder / "run" / "checkpoints" / "step_4"
-    assert {path.name for path in checkpoint.iterdir()} == {"policy", "training_info.json", "train_config.json"}
+    files = {"training_state.json", "training_info.json", "train_config.json", "manifest.json"}
+    assert {path.name for path in checkpoint.iterdir()} == {"policy", "state", *files}
     assert {path.name for path in (checkpoint / "policy").iterdir()} == {
         path.name for path in (folder / "run" / "policy").iterdir()
     }
@@ -158,7 +160,8 @@ def test_a_checkpoint_that_was_moved_away_ends_no_run(folder: Path) -> None:
     checkpoints = Checkpoints(resolve([], train_data_path=folder / "pairs.jsonl", output_dir=folder / "run"))
 
     def save(step: int) -> None:
-        checkpoints.save(step, {}, {}, lambda policy: None)
+        checkpoints.folder_of(step).mkdir(parents=True)
+        checkpoints.add(Standing(step, None))
 
     for step in (1, 2, 3):
         save(step)
@@ -206,10 +209,8 @@ def test_a_run_whose_time_is_up_saves_and_ends(folder: Path) -> None:
     summary = result.as_dict()
     assert (summary["finished"], summary["policy_dir"]) == (False, str(result.policy_dir))
     assert not (folder / "run" / "policy").exists()
-    steps = [line["step"] for line in lines_of(folder / "run") if "validation-default/loss" in line]
-    assert steps == [1]  # to be compared
-    assert result.best is not None
-    assert result.best.step == 1
+    assert [line["step"] for line in lines_of(folder / "run")] == [1]  # validated when there is time again
+    assert result.stopped_by == "checkpointing.checkpoint_must_save_by"
     run(folder, "short", num_steps=1)
     assert are_equal(result.policy_dir, folder / "short" / "policy")
 
@@ -223,8 +224,8 @@ def test_a_run_that_had_to_end_says_where_its_policy_is(dpo, folder: Path) -> No
     arguments = ("train", "pairs.jsonl", "--model", "policy", *USUAL, "dpo.max_num_steps=7")
     limit = "checkpointing.checkpoint_must_save_by=0:0:0:0"
     result = dpo(*arguments, "-o", "run", limit, cwd=folder)
-    assert (result.returncode, result.stdout) == (1, "")
+    assert (result.returncode, result.stdout) == (75, "")
     assert result.stderr.splitlines()[-1] == (
-        "dpo: error: stopped after step 1 of 7: checkpointing.checkpoint_must_save_by leaves no time for another step; "
-        "the policy so far is in run/checkpoints/step_1/policy"
+        "dpo: stopped: after step 1 of 7, by checkpointing.checkpoint_must_save_by; the policy so far is in "
+        "run/checkpoints/step_1/policy; the same command with --resume auto goes on"
     )

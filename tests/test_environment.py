@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from schemas.errors import UsageError
+from schemas.secrets import without_secrets
 from trainer.config import environment
 from trainer.config.environment import check_environment, folder_problem
 from trainer.config.records import TRACKERS, LoggerSection
-from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
 from trainer.watch.trackers import flat_config
 

@@ -21,7 +21,14 @@ from trainer.data.tokenize import TokenizedGroup, TokenizedPairs
 from trainer.model.attention import choose_attention
 from trainer.model.batch import token_rows
 from trainer.model.packing import Layout, Packer
-from trainer.model.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
+from trainer.model.reference import (
+    CachedReference,
+    NoReference,
+    OnlineReference,
+    Reference,
+    ResponseIndex,
+    compute_reference,
+)
 from trainer.model.reference_cache import ReferenceCache, cache_folder, open_cache, weights_digest
 from trainer.model.scorer import ResponseScorer
 from trainer.run.setup import set_up
@@ -53,7 +60,7 @@ def computed(
     """Give the reference log-probs, and how many responses were computed for them."""
     scorer = Counting(model)
     options = {"precision": "float32", "backend": "segments", "device": "cpu", **settings}
-    cache = None if folder is None else open_cache(folder, model, **options)
+    cache = None if folder is None else open_cache(folder, model, digest=weights_digest(model), **options)
     packer = Packer(groups, Layout.TREE, 60)
     return compute_reference(scorer, packer, Accelerator(cpu=True), cache=cache), scorer.num_responses
 
@@ -77,6 +84,13 @@ def of_all(reference: Reference, groups: Sequence[TokenizedGroup] = GROUPS) -> l
         rows = token_rows(row, groups, Layout.TREE)
         found |= dict(zip(rows.responses, reference.of(rows).per_response, strict=True))
     return [found[ref] for ref in refs]
+
+
+def in_cache(cache: ReferenceCache) -> dict[bytes, Any]:
+    """Read what a cache has of all responses, by their keys."""
+    index = ResponseIndex(GROUPS)
+    lengths = dict(zip(index.keys, index.lengths, strict=True))
+    return {found.key: found.logps for found in cache.load(lengths, plan="")}
 
 
 def files_in(folder: Path) -> list[Path]:
@@ -292,28 +306,28 @@ def test_a_flipped_bit_anywhere_is_a_miss(tmp_path: Path) -> None:
     (file,) = files_in(tmp_path)
     content = file.read_bytes()
     cache = ReferenceCache(file.parent)
-    assert len(list(cache.load(REFS, GROUPS))) == len(REFS)
+    assert len(in_cache(cache)) == len(REFS)
     for place in range(0, len(content), 7):
         file.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        assert list(cache.load(REFS, GROUPS)) == []
+        assert in_cache(cache) == {}
 
 
 def test_writers_at_the_same_time_do_no_harm(tmp_path: Path) -> None:
     """Eight writers, of two sets of responses, while others read: readers see whole files or none."""
     expected, _ = computed(None, build("llama"))
     cache = ReferenceCache(tmp_path / "model")
-    logps = {ref: expected.tokens[expected.index.span(ref)].numpy() for ref in REFS}
+    keys = expected.index.keys
+    logps = {key: expected.tokens[expected.index.span(ref)].numpy() for key, ref in zip(keys, REFS, strict=True)}
 
     def work(number: int) -> None:
         for _ in range(5):
-            refs = REFS[: 5 + number % 2]
-            cache.store(((ref, logps[ref]) for ref in refs), GROUPS)
-            for ref, found in cache.load(REFS, GROUPS):
-                assert (found == logps[ref]).all()
+            cache.store(((key, logps[key]) for key in keys[: 5 + number % 2]), plan="rows")
+            for key, found in in_cache(cache).items():
+                assert (found == logps[key]).all()
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(8)))
-    assert {ref for ref, _ in cache.load(REFS, GROUPS)} == {*REFS[:6]}
+    assert in_cache(cache).keys() == {*keys[:6]}
     assert len(files_in(tmp_path)) == 2  # and nothing unfinished
 
 
@@ -344,6 +358,8 @@ def test_a_reference_model_of_its_own_is_used(mode: str, tmp_path: Path) -> None
         f"reference.mode={mode}", f"reference.model_name={folder}", f"reference.cache_dir={tmp_path / 'cache'}"
     )
     other = tiny_qwen3(seed=5)
+    assert training.start_digest == weights_digest(tiny_qwen3(seed=0))
+    assert training.reference_digest == weights_digest(other)
     for found, ref in zip(of_all(training.reference), REFS, strict=True):
         torch.testing.assert_close(found, plain_logps(other, GROUPS[ref.group], ref.response), rtol=0, atol=5e-5)
     assert bool(files_in(tmp_path / "cache")) == (mode == "cached")
@@ -359,6 +375,7 @@ def test_a_reference_model_of_its_own_is_used(mode: str, tmp_path: Path) -> None
 def test_the_start_policy_stays_the_reference_while_the_policy_learns(mode: str, tmp_path: Path) -> None:
     training, _ = set_up_with(f"reference.mode={mode}", f"reference.cache_dir={tmp_path}", "policy.optimizer.lr=0.01")
     losses = [train_step(training, step_of(GROUPS))["preference_loss"] for _ in range(3)]
+    assert (training.start_digest, training.reference_digest) == (weights_digest(tiny_qwen3(seed=0)), None)
     assert losses[0] == pytest.approx(0.693147, abs=1e-5)
     assert losses[2] < losses[0] - 1e-3
     start = tiny_qwen3(seed=0)
@@ -383,10 +400,10 @@ def test_another_beta_hits_and_null_keeps_nothing(tmp_path: Path, monkeypatch: p
     calls: list[int] = []
 
     class Watched(ReferenceCache):
-        def store(self, logps: Any, groups: Any) -> None:
+        def store(self, logps: Any, *, plan: str) -> None:
             kept = list(logps)
             calls.append(len(kept))
-            super().store(kept, groups)
+            super().store(kept, plan=plan)
 
     def opened(*args: Any, **options: Any) -> ReferenceCache:
         return Watched(open_cache(*args, **options).folder)

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.errors import DpoError, InputError
 from trainer.config.preflight import refuse_missing_folder
-from trainer.save.run_folder import whole_folder
+from trainer.save.whole_folder import whole_folder
 
 
 def test_a_folder_gets_its_name_when_it_is_whole(tmp_path: Path) -> None:

@@ -11,12 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 import cli
-from schemas.errors import DpoError, UsageError
+from schemas.errors import DpoError
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
-from trainer.config.preflight import refuse_wrong_number_of_processes
 from trainer.config.sections import TrainConfig
-from trainer.config.settings import resolve
 
 ROWS = [{"prompt": "Q", "chosen": f"yes {number}", "rejected": "no"} for number in range(3)]
 QUICK = ("policy.train_micro_batch_size=4", "policy.train_global_batch_size=4")
@@ -90,10 +88,10 @@ MISUSES = [
     (["pairs.jsonl", "--model", "policy", "dpo.seed=" + "[" * 20_000], 2, "dpo.seed="),
     ([], 2, "no pairs to train on: name a file of pairs, such as dpo_train.jsonl"),
     (["pairs.jsonl", "--epochs", "x"], 2, "Invalid value for '--epochs': Input should be a valid integer"),
-    (["pairs.jsonl", "cluster.gpus_per_node=8"], 2, "expected 8, got 1; start it with: torchrun"),
+    (["pairs.jsonl", "--model", "policy", "--gpus", "8"], 2, "cluster.gpus_per_node=8 (--gpus 8): "),
     (["pairs.jsonl", "-c", "old.yaml"], 2, "wrong settings:"),
 ]
-MANY_LINES = ("wrong settings:", "start it with: torchrun")
+MANY_LINES = ("wrong settings:",)
 MISCONFIGURATIONS = [
     (["--config", "none.yaml"], 3, "none.yaml: no such file; expected a YAML file of settings"),
     (["--config", "broken.jsonl"], 2, "broken.jsonl:2: no YAML: "),
@@ -101,7 +99,10 @@ MISCONFIGURATIONS = [
     (["pairs.jsonl", "--lr", "-1"], 2, "policy.optimizer.lr=-1.0: Input should be greater than 0"),
     (["pairs.jsonl", "--loss", "dpoo"], 2, "loss.name='dpoo': Input should be 'sigmoid'"),
     (["pairs.jsonl", "loss_fn.sft_loss_weight=1"], 2, "loss_fn.sft_loss_weight: is dpo.sft_loss_weight here"),
-    (["pairs.jsonl", "cluster.num_nodes=2"], 2, "--nnodes 2 --node-rank RANK --master-addr HOST --nproc-per-node 1"),
+    (["pairs.jsonl", "--model", "policy", "cluster.num_nodes=2"], 2, "nothing says which of the nodes this is"),
+    (["pairs.jsonl", "--accelerate-config", "fsdp"], 2, "did you mean fsdp2?"),
+    (["pairs.jsonl", "--accelerate-config", "none.yaml"], 3, "none.yaml: no such file"),
+    (["pairs.jsonl", "--gpus", "many"], 2, "cluster.gpus_per_node='many'"),
     (["pairs.jsonl", "--model", "policy", "--validation", "missing.jsonl"], 3, "missing.jsonl: no such file"),
     (["pairs.jsonl", "--model", "policy", "data.train.prompt_file=none.txt"], 2, "none.txt"),
     (["pairs.jsonl", "--model", "policy", "policy.tokenizer.chat_template=none.jinja"], 2, "none.jinja: no such file"),
@@ -143,7 +144,7 @@ def told(refused, monkeypatch: pytest.MonkeyPatch):
     class Enough(DpoError):
         config: TrainConfig
 
-    def stop(config: TrainConfig, arguments: object) -> None:
+    def stop(config: TrainConfig, **options: object) -> None:
         error = Enough()
         error.config = config
         raise error
@@ -166,42 +167,6 @@ def test_everything_that_is_missing_is_told_at_once(refused) -> None:
         "  gone.jsonl",
         "  model ./nowhere",
     ]
-
-
-def test_the_launch_line_is_that_of_the_command(folder: Path) -> None:
-    config = resolve(["cluster.gpus_per_node=2"], train_data_path=folder / "pairs.jsonl")
-    with pytest.raises(UsageError) as caught:
-        refuse_wrong_number_of_processes(config, ["train", "pairs.jsonl", "--model", "a b"])
-    torchrun, accelerate = str(caught.value).splitlines()
-    command = "-m cli train pairs.jsonl --model 'a b'"
-    assert torchrun.endswith(f"expected 2, got 1; start it with: torchrun --nproc-per-node 2 {command}")
-    assert accelerate == f"  or: accelerate launch --multi_gpu --num_processes 2 {command}"
-
-
-@pytest.mark.parametrize(
-    ("cluster", "world_size", "is_right"),
-    [
-        ([], 1, True),
-        ([], 5, True),
-        (["cluster.gpus_per_node=1"], 1, True),
-        (["cluster.gpus_per_node=4"], 4, True),
-        (["cluster.gpus_per_node=4"], 8, False),
-        (["cluster.gpus_per_node=4", "cluster.num_nodes=2"], 8, True),
-        (["cluster.num_nodes=2"], 8, True),
-        (["cluster.num_nodes=2"], 7, False),
-        (["cluster.num_nodes=2"], 1, False),
-    ],
-)
-def test_the_number_of_processes(
-    cluster: list[str], world_size: int, is_right: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    config = resolve(cluster, train_data_path=Path("pairs.jsonl"))
-    if is_right:
-        refuse_wrong_number_of_processes(config)
-    else:
-        with pytest.raises(UsageError, match=f"got {world_size}; start it with: torchrun"):
-            refuse_wrong_number_of_processes(config)
 
 
 def test_a_wrong_configuration_is_told_without_torch(folder: Path) -> None:
@@ -232,6 +197,8 @@ SHORT = {
     "--batch-size": ("policy.train_global_batch_size", 7),
     "--max-length": ("policy.max_total_sequence_length", 64),
     "--push-to-hub": ("hub.repo_id", "me/my-policy"),
+    "--gpus": ("cluster.gpus_per_node", 2),
+    "--accelerate-config": ("cluster.accelerate_config", "zero2"),
     "--output": ("output_dir", "there"),
 }
 

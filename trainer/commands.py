@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from schemas.errors import DpoError, UsageError
+from schemas.errors import DpoError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from trainer.config.listing import Option
@@ -65,6 +65,43 @@ MaxLength = Annotated[
     int | None,
     typer.Option(help="Most tokens of prompt and response. policy.max_total_sequence_length=", rich_help_panel=DATA),
 ]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|PATH|never",
+        help="Go on from the newest whole checkpoint in the folder of -o, or from PATH. checkpointing.resume=",
+        show_default="never",
+        rich_help_panel=RUN,
+    ),
+]
+ResumeAnyway = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume-anyway",
+        help="Go on though data, model, reference or loss are other ones. checkpointing.resume_anyway=true",
+        show_default=False,
+        rich_help_panel=RUN,
+    ),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|N|none",
+        help="Processes on this node, one for each GPU; none: the CPU. cluster.gpus_per_node=",
+        show_default="auto",
+        rich_help_panel=RUN,
+    ),
+]
+AccelerateConfig = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="How processes share the model: ddp, fsdp2, hsdp, zero2, zero3, or a file of Accelerate's. "
+        "cluster.accelerate_config=",
+        show_default="ddp",
+        rich_help_panel=RUN,
+    ),
+]
 PushToHub = Annotated[
     str | None,
     typer.Option(metavar="REPO", help="Publish the policy at the end, privately. hub.repo_id=", rich_help_panel=RUN),
@@ -91,6 +128,10 @@ def train_command(
     batch_size: BatchSize = None,
     max_length: MaxLength = None,
     push_to_hub: PushToHub = None,
+    gpus: Gpus = None,
+    accelerate_config: AccelerateConfig = None,
+    resume: Resume = None,
+    resume_anyway: ResumeAnyway = None,
     self_check: Annotated[
         bool | None,
         typer.Option(
@@ -113,11 +154,13 @@ def train_command(
 ) -> None:
     """Train a policy with DPO on preference pairs.
 
-    Prints the folder of the trained policy on stdout. Also runs under accelerate launch and torchrun.
+    Prints the folder of the trained policy on stdout. Starts a process for each GPU; also runs under accelerate launch,
+    torchrun and srun.
     Example: dpo train dpo_train.jsonl --model data/samples/policy dpo.max_num_epochs=2
     """
     from trainer.config.preflight import preflight
     from trainer.config.settings import resolve
+    from trainer.launch.launcher import launch, take_place
 
     pairs, overrides = told_apart(arguments or [])
     short = {
@@ -132,12 +175,19 @@ def train_command(
         "policy.train_global_batch_size": batch_size,
         "policy.max_total_sequence_length": max_length,
         "hub.repo_id": push_to_hub,
+        "cluster.gpus_per_node": gpus,
+        "cluster.accelerate_config": accelerate_config,
+        "checkpointing.resume": resume,
+        "checkpointing.resume_anyway": resume_anyway,
         "policy.self_check": self_check,
     }
     options = {key: value for key, value in short.items() if value is not None}
     config = resolve(overrides, train_data_path=pairs, config_file=config_file, options=options)
-    preflight(config, arguments=sys.argv[1:])
+    take_place(config)
+    preflight(config, starts_processes=True)
     try:
+        if not dry and (exit_code := launch(config, sys.argv[1:])) is not None:
+            sys.exit(exit_code)
         from trainer.cost.dry_run import dry_run
         from trainer.run.loop import train
     except ModuleNotFoundError as error:
@@ -148,13 +198,13 @@ def train_command(
     if dry:
         _show_plan(dry_run(config), as_json=as_json)
         return
-    result = train(config)
+    result = train(config, listens=True)
     if result is None:  # on every process but the main one
         return
     if as_json or result.finished:
         typer.echo(json.dumps(result.as_dict()) if as_json else str(result.policy_dir))
     if not result.finished:
-        raise DpoError(result.shortfall)
+        raise StoppedError(result.shortfall)
 
 
 def told_apart(arguments: list[str]) -> tuple[list[Path], list[str]]:

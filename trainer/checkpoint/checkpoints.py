@@ -1,35 +1,39 @@
-"""`checkpointing.*`: policies that are saved during a run, and the best of them.
+"""`checkpointing.*`: what is saved during a run, and the best policies of it.
 
     checkpoints/
     ├── step_50/
-    │   ├── policy/              loads with from_pretrained, as the run's own
-    │   ├── training_info.json   where the run stood, NeMo RL's keys
-    │   └── train_config.json
-    └── best.json                which policy is the best by the metric, and where it is
+    │   ├── policy/               loads with from_pretrained, as the run's own
+    │   ├── state/                weights and the optimizer's state: safetensors of each process
+    │   ├── training_state.json   where the run stood
+    │   ├── training_info.json    the same in NeMo RL's keys
+    │   ├── train_config.json
+    │   └── manifest.json         the digest of each file; versions, and what the run was about
+    └── best.json                 which policy is the best by the metric, and where it is
 
-A checkpoint is there whole or not at all, and old ones go only after the new one is there.
+A checkpoint is there whole or not at all, and old ones go only after the new one is there. The newest have a state to
+go on from; of the others the policy stays.
 """
 
+import itertools
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from schemas.atomic import atomic_writer
-from schemas.errors import DpoError, UsageError
+from schemas.errors import UsageError
 from schemas.terminal import path_text
-from trainer.checkpoint.retention import Standing, best_of, kept
+from trainer.checkpoint.places import STATE_FOLDER, checkpoints_of, steps_in
+from trainer.checkpoint.retention import Standing, best_of, kept, resumable
 from trainer.config.preflight import refuse_unwritable_folder
-from trainer.config.records import MetricName
+from trainer.config.records import CheckpointingSection, MetricName
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.run.schedule import compared_metric
-from trainer.save.run_folder import whole_folder, write_config
+from trainer.save.whole_folder import remove_folder, remove_leftovers
 
-CHECKPOINT_FOLDER = "checkpoints"
 INFO_FILE = "training_info.json"
 BEST_FILE = "best.json"
 
@@ -50,53 +54,75 @@ class Checkpoints:
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self.options = config.checkpointing
-        self.folder = self.options.checkpoint_dir or config.output_dir / CHECKPOINT_FOLDER
+        self.folder = checkpoints_of(config)
         self.metric: MetricName | None = compared_metric(config)
         self.saved: list[Standing] = []
 
     def policy_dir(self, step: int) -> Path:
         """Say where the policy of a step's checkpoint is."""
-        return self._folder_of(step) / POLICY_FOLDER
+        return self.folder_of(step) / POLICY_FOLDER
+
+    def folder_of(self, step: int) -> Path:
+        """Say where a step's checkpoint is."""
+        return self.folder / f"step_{step}"
 
     def refuse_unfit_folder(self) -> None:
         """Keep the checkpoints of two runs apart, and try whether a folder can be made where one was named.
 
         Raises:
-            UsageError: the folder holds something.
+            UsageError: the folder holds something, and the run doesn't go on from there.
             DpoError: it can't be made.
         """
         if self.options.checkpoint_dir is None or not self.options.enabled:
             return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        is_used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
+        if is_used and self.options.resume == "never":
             raise UsageError(
-                f"checkpointing.checkpoint_dir={path_text(self.folder)}: exists and is not empty; name a new folder"
+                f"checkpointing.checkpoint_dir={path_text(self.folder)}: exists and is not empty; name a new folder, "
+                "or go on from there with --resume auto"
             )
         refuse_unwritable_folder(self.folder)
 
-    def save(
-        self, step: int, metrics: Mapping[str, float], info: Mapping[str, object], write: Callable[[Path], None]
-    ) -> None:
-        """Save a checkpoint, whose policy `write` puts into a folder; then let go those that needn't stay.
+    def take_up(self, standings: tuple[Standing, ...]) -> list[str]:
+        """Know the checkpoints of the run that is gone on with, and finish what its end has interrupted.
 
-        Raises:
-            DpoError: it can't be written.
+        Those of later steps, damaged ones or those of a run that is gone back from, are set aside under another name,
+        for the next resume must not take them for the newest. What was set aside is told.
         """
-        standing = Standing(step, self.value_of(metrics))
-        known = {} if standing.value is None or self.metric is None else {str(self.metric): standing.value}
-        try:
-            with whole_folder(self._folder_of(step)) as folder:
-                (folder / POLICY_FOLDER).mkdir()
-                write(folder / POLICY_FOLDER)
-                write_config(self.config, folder)
-                (folder / INFO_FILE).write_text(json.dumps({**info, **known}, indent=2) + "\n", encoding="utf-8")
-        except DpoError as error:
-            raise DpoError(
-                f"{error}; make room, keep fewer with checkpointing.keep_top_k (now {self.options.keep_top_k}), or "
-                "save none on the way with checkpointing.enabled=false"
-            ) from error
-        self.saved.append(standing)
+        steps = steps_in(self.folder)
+        for folder in (self.folder, *map(self.folder_of, steps)):
+            remove_leftovers(folder)
+        last = max(each.step for each in standings)
+        notes = [self._set_aside(step) for step in reversed(steps) if step > last]
+        self.saved = [each for each in standings if self.folder_of(each.step).is_dir()]
+        if self.saved:
+            self._prune()
+            self._write_best(self.best())
+        return notes
+
+    def _set_aside(self, step: int) -> str:
+        folder = self.folder_of(step)
+        names = itertools.chain([""], map("_{}".format, itertools.count(2)))
+        places = (folder.with_name(f"{folder.name}.set_aside{name}") for name in names)
+        aside = next(place for place in places if not place.exists())
+        folder.replace(aside)
+        return f"resume: {folder.name} is set aside as {path_text(aside)}"
+
+    def standing_of(self, step: int, metrics: Mapping[str, float]) -> Standing:
+        """Say how a step's policy compares."""
+        return Standing(step, self.value_of(metrics))
+
+    def add(self, standing: Standing) -> None:
+        """Count a checkpoint that is there in; then let go those that needn't stay."""
+        self.saved = [*(each for each in self.saved if each.step != standing.step), standing]
         self._prune()
         self._write_best(self.best())
+
+    def compare(self, standing: Standing) -> None:
+        """Take up how a checkpoint compares that was saved before it could be validated."""
+        if any(each.step == standing.step for each in self.saved):
+            self.saved = [standing if each.step == standing.step else each for each in self.saved]
+            self._write_best(self.best())
 
     def best(self, last: Standing | None = None) -> BestPolicy | None:
         """Give the best policy: of the checkpoints, and the last step's where the run has come to its end."""
@@ -118,19 +144,17 @@ class Checkpoints:
         value = None if self.metric is None else metrics.get(self.metric.key)
         return value if value is not None and math.isfinite(value) else None
 
-    def _folder_of(self, step: int) -> Path:
-        return self.folder / f"step_{step}"
-
     def _prune(self) -> None:
-        steps = kept(self.saved, keep_top_k=self.options.keep_top_k, higher_is_better=self.options.higher_is_better)
+        options = self.options
+        steps = kept(self.saved, keep_top_k=options.keep_top_k, higher_is_better=options.higher_is_better)
         for each in self.saved:
             if each.step not in steps:
-                folder = self._folder_of(each.step)
-                removed = folder.with_name(f".{folder.name}.removed")  # half a checkpoint must not look like one
-                with suppress(FileNotFoundError):  # someone has moved it away, which is no reason to end a run
-                    folder.replace(removed)
-                shutil.rmtree(removed, ignore_errors=True)
+                remove_folder(self.folder_of(each.step))
         self.saved = [each for each in self.saved if each.step in steps]
+        with_state = resumable(self.saved, keep_states=options.keep_states)
+        for each in self.saved:
+            if each.step not in with_state:
+                remove_folder(self.folder_of(each.step) / STATE_FOLDER)
 
     def _write_best(self, best: BestPolicy | None) -> None:
         if best is None:
@@ -146,6 +170,14 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def most_bytes(num_checkpoints: int, options: CheckpointingSection, *, policy: int, state: int) -> int:
+    """Give the most that checkpoints and the run's policy take on the disk at once: those that stay, the newest, and
+    one being written. `policy` and `state` are the bytes of one."""
+    newest = options.keep_states
+    states = num_checkpoints if newest is None else min(num_checkpoints, newest + 1)
+    return most_policies(num_checkpoints, options.keep_top_k) * policy + states * state
 
 
 def most_policies(num_checkpoints: int, keep_top_k: int | None) -> int:

@@ -27,6 +27,12 @@ def kept(standings: Sequence[Standing], *, keep_top_k: int | None, higher_is_bet
     return {each.step for each in best} | {max(each.step for each in standings)}
 
 
+def resumable(standings: Sequence[Standing], *, keep_states: int | None) -> set[int]:
+    """Name the steps whose state stays: the newest."""
+    steps = sorted(each.step for each in standings)
+    return set(steps if keep_states is None else steps[-keep_states:])
+
+
 def _ranked(standings: Sequence[Standing], higher_is_better: bool) -> list[Standing]:
     """Sort from the best to the worst; those without the metric come last, the newer first."""
 

@@ -2,61 +2,44 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.terminal import path_text
+from trainer.checkpoint.places import CONFIG_FILE, is_finished, run_of
 from trainer.config.environment import check_environment, folder_problem
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.data.prompts import read_frame, read_system_prompt
 from trainer.data.sources import check_dataset
 from trainer.data.template import read_template
+from trainer.launch.number import refuse_wrong_number_of_processes
+from trainer.launch.profiles import refuse_missing_deepspeed
 
 MODEL_REMEDY = "name a local folder or another hub name with --model (a reference: reference.model_name=)"
 
 
-def preflight(config: TrainConfig, arguments: Sequence[str] = ()) -> None:
-    """Look at what a run needs: its number of processes, its files, model, run folder, and its environment.
+def preflight(config: TrainConfig, *, starts_processes: bool = False) -> None:
+    """Look at what a run needs: its processes and how they share the model, its files, model, run folder, environment.
 
     Args:
-        arguments: Of the command line, for the line that would start the run as it is wanted.
+        starts_processes: What is called next starts the processes, where no launcher has.
 
     Raises:
         InputError: there are no pairs, no model or no template where the configuration says; all are named.
-        UsageError: the run folder is in use, something of the environment is missing, or the launcher is the wrong one.
+        UsageError: the run folder is in use, something of the environment is missing, a file of Accelerate's can't be
+            used, or a launcher has started another number of processes.
         DpoError: the run folder can't be made.
     """
-    refuse_wrong_number_of_processes(config, arguments)
+    refuse_wrong_number_of_processes(config, starts_processes=starts_processes)
+    refuse_missing_deepspeed(config)
     _refuse_missing_inputs(config)
     if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
-        refuse_used_folder(config.output_dir)
+        _refuse_used_run_folder(config)
+        _refuse_missing_checkpoint(config)
     refuse_unwritable_folder(config.output_dir)
     check_environment(config)
-
-
-def refuse_wrong_number_of_processes(config: TrainConfig, arguments: Sequence[str] = ()) -> None:
-    """Keep a run that is meant for many processes from running on one.
-
-    Raises:
-        UsageError: cluster.* says another number of processes than the launcher has started.
-    """
-    found = int(os.environ.get("WORLD_SIZE", "1"))
-    nodes = config.cluster.num_nodes
-    given = config.cluster.gpus_per_node
-    here = given if isinstance(given, int) else found // nodes or 1
-    wanted = here * nodes
-    if found == wanted:
-        return
-    rest = shlex.join(arguments) if arguments else "train …"
-    on_nodes = f" --nnodes {nodes} --node-rank RANK --master-addr HOST" if nodes > 1 else ""
-    more = f" --num_machines {nodes} --machine_rank RANK --main_process_ip HOST --main_process_port 29500"
-    raise UsageError(
-        f"cluster.gpus_per_node={config.cluster.gpus_per_node}, cluster.num_nodes={nodes}: number of processes: "
-        f"expected {wanted}, got {found}; start it with: torchrun{on_nodes} --nproc-per-node {here} -m cli {rest}\n"
-        f"  or: accelerate launch --multi_gpu --num_processes {wanted}{more if nodes > 1 else ''} -m cli {rest}"
-    )
 
 
 def _refuse_missing_inputs(config: TrainConfig) -> None:
@@ -109,14 +92,40 @@ def refuse_missing_folder(model_name: str) -> None:
         raise InputError(f"model {model_name}: no such folder; {MODEL_REMEDY}")
 
 
-def refuse_used_folder(path: Path) -> None:
-    """Keep an earlier run from being mixed with or replaced by this one.
+def refuse_used_folder(path: Path, remedy: str = "") -> None:
+    """Keep what is there from being mixed with or replaced by something new.
 
     Raises:
         UsageError: the path is taken by a file, or by a folder that holds something.
     """
     if os.path.exists(path) and (not path.is_dir() or any(path.iterdir())):  # noqa: PTH110 (never raises)
-        raise UsageError(f"{path_text(path)}: exists and is not empty; name a new folder with -o (output_dir)")
+        raise UsageError(f"{path_text(path)}: exists and is not empty; name a new folder with -o (output_dir){remedy}")
+
+
+def _refuse_used_run_folder(config: TrainConfig) -> None:
+    """Keep an earlier run from being mixed with this one, unless it is the one that is gone on with."""
+    path, resume = config.output_dir, config.checkpointing.resume
+    is_run = (path / CONFIG_FILE).is_file()
+    if not is_run or resume == "never":
+        refuse_used_folder(path, ", or go on with the run in there: --resume auto" if is_run else "")
+    elif resume != "auto" and run_of(resume) != path.absolute():
+        refuse_used_folder(path)
+    elif (path / POLICY_FOLDER).exists() and not is_finished(config):
+        raise UsageError(
+            f"{path_text(path)}: the run is finished; go on from one of its steps in a new folder: "
+            f"--resume {path_text(path)}/checkpoints/step_N -o NEW"
+        )
+
+
+def _refuse_missing_checkpoint(config: TrainConfig) -> None:
+    """Tell a mistyped path at once: a run that was to go on never begins anew.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    resume = config.checkpointing.resume
+    if isinstance(resume, Path) and not resume.is_dir():
+        raise InputError(f"checkpointing.resume={path_text(resume)}: no such folder")
 
 
 def refuse_unwritable_folder(path: Path) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -71,7 +71,7 @@ class CheckpointingSection(Section):
     """How many to keep, the newest in any case; null: all."""
     keep_states: PositiveInt | None = 2
     """Of how many of the newest to keep the optimizer's state, which a resume needs; null: of all."""
-    resume: str = "never"
+    resume: Literal["auto", "never"] | Path = "never"
     """auto: go on from the newest whole checkpoint in output_dir; a checkpoint or run folder: from there; never."""
     resume_anyway: bool = False
     """Resume though data, model, reference or loss are not those of the checkpoint."""
@@ -98,8 +98,6 @@ class CheckpointingSection(Section):
             metric_of(self.metric_name)
         if self.checkpoint_must_save_by is not None and not self.enabled:
             raise ValueError("checkpoint_must_save_by needs enabled=true")
-        if not self.resume:
-            raise ValueError("resume is empty; it is auto, never, or a folder")
         if self.resume_anyway and self.resume == "never":
             raise ValueError("resume_anyway needs resume=auto, or a folder to resume from")
         return self

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
+from trainer.checkpoint.places import run_of
 from trainer.config.keys import field_of, nearest_key
 from trainer.config.sections import TrainConfig
 from trainer.config.told import Told, tell
@@ -72,6 +73,7 @@ def check(told: Told, *, needs_data: bool = True) -> TrainConfig:
     if not has_data(tree):
         problems += [NO_DATA] if needs_data and not told.has_old_pairs else []
         tree["data"] = with_placeholder(tree.get("data"))
+    problems += _take_resumed_folder(tree)
     if tree.get("output_dir") is None:
         tree["output_dir"] = str(RUNS_FOLDER / time.strftime("%Y-%m-%d_%H-%M-%S"))
     config, errors = _validated(tree)
@@ -80,6 +82,23 @@ def check(told: Told, *, needs_data: bool = True) -> TrainConfig:
         problems += [f"({IMPORT})"] if told.has_old_file else []
         raise UsageError(problems[0] if len(problems) == 1 else "wrong settings:\n  " + "\n  ".join(problems))
     return config
+
+
+def _take_resumed_folder(tree: dict[str, Any]) -> list[str]:
+    """Where no folder is named for the run, take that of the checkpoint it goes on from; say so where none can be."""
+    checkpointing = tree.get("checkpointing")
+    resume = checkpointing.get("resume", "never") if isinstance(checkpointing, Mapping) else "never"
+    if tree.get("output_dir") is not None or not isinstance(resume, str | Path) or resume == "never":
+        return []
+    if resume == "auto":
+        return ["checkpointing.resume=auto needs the run's folder: name it with -o (output_dir)"]
+    run = run_of(Path(resume).expanduser())
+    if run is not None:
+        tree["output_dir"] = str(run)
+        return []
+    if not Path(resume).expanduser().exists():
+        return []  # which is told when it is looked for
+    return [f"checkpointing.resume={excerpt(str(resume))} lies in no run's folder: name one for this run with -o"]
 
 
 def _validated(tree: dict[str, Any]) -> tuple[TrainConfig | None, list[Any]]:

@@ -8,6 +8,7 @@ import yaml
 
 from trainer.config.data import DatasetSection
 from trainer.config.keys import SETS, field_of, is_mapping
+from trainer.config.secrets import config_without_secrets
 from trainer.config.sections import TrainConfig
 from trainer.config.settings import PLACEHOLDER, check, has_data
 from trainer.config.told import Told
@@ -43,7 +44,7 @@ def default_tree() -> dict[str, Any]:
 
 def config_tree(config: TrainConfig, told: Told) -> dict[str, Any]:
     """Give a configuration as a file has it: a single set as such, and null for what was not told."""
-    tree = config.model_dump(mode="json")
+    tree = config_without_secrets(config)
     sets = tree["data"]["train"]
     if len(sets) == 1:
         tree["data"]["train"] = sets[0]

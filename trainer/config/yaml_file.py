@@ -16,6 +16,7 @@ import yaml
 from schemas.errors import InputError, UsageError
 from schemas.terminal import excerpt, path_text
 
+MAX_BYTES = 4 << 20
 MAX_KEYS = 100_000
 MAX_DIGITS = 4000  # Python reads no longer integers
 TAG = "tag:yaml.org,2002:"
@@ -58,16 +59,20 @@ def read_yaml(path: Path) -> YamlFile:
 
     Raises:
         InputError: there is no such file, or it can't be read.
-        UsageError: it is no YAML, no mapping, or has a key twice.
+        UsageError: it is no YAML, no mapping, too large, or has a key twice.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{path_text(path)}: no such file; expected a YAML file of settings") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path_text(path)}: no YAML: byte {error.start} is no UTF-8") from error
     except OSError as error:
         raise InputError(f"{path_text(path)}: can't be read: {error.strerror or error}") from error
+    if len(content) > MAX_BYTES:
+        raise UsageError(f"{path_text(path)}: no settings: more than {MAX_BYTES >> 20} MiB")
     try:
         return _parse(text, path_text(path))
     except RecursionError as error:
@@ -85,9 +90,10 @@ def _parse(text: str, name: str) -> YamlFile:
         if not isinstance(node, yaml.MappingNode):
             line = node.start_mark.line + 1
             raise UsageError(f"{name}:{line}: expected a mapping of sections (policy:, dpo:, ...), got {_kind(node)}")
-        places = dict(islice(_lines(node, name, "", ()), MAX_KEYS))
-        if len(places) == MAX_KEYS:  # anchors of anchors are more than memory holds
+        found = list(islice(_lines(node, name, "", ()), MAX_KEYS))
+        if len(found) == MAX_KEYS:  # anchors of anchors are more than memory holds
             raise UsageError(f"{name}: no settings: {MAX_KEYS:,} keys and more")
+        places = dict(found)
         tree = loader.construct_document(node)
     finally:
         loader.dispose()
@@ -115,6 +121,7 @@ def _lines(node: yaml.Node, name: str, prefix: str, above: tuple[int, ...]) -> I
             raise UsageError(f"{name}:{line}: {prefix}{key.value} stands there twice, in line {seen[key.value]} too")
         seen[key.value] = line
         if key.tag == MERGE:
+            yield f"{prefix}{key.value}", f"{name}:{line}"  # so that what is merged again and again is counted
             for merged in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                 yield from _lines(merged, name, prefix, above)
             continue

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from schemas.terminal import counted, printable, progress, stderr_console
-from trainer.checkpoint.checkpoints import Checkpoints, most_policies
+from trainer.checkpoint.checkpoints import Checkpoints, most_bytes
 from trainer.config.sections import TrainConfig
 from trainer.cost.memory import MemoryEstimate, RowShape, estimate_memory
 from trainer.cost.out_of_memory import remedies
@@ -29,7 +29,7 @@ from trainer.model.policy import load_shape
 from trainer.model.segments import row_segments
 from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.start import load_groups, plan, start_accelerator, tokenize
-from trainer.run.state import policy_bytes
+from trainer.run.state import policy_bytes, state_bytes
 from trainer.run.validation import ValidationData, leak_notes, load_validation
 from trainer.watch.report import RunReport
 
@@ -73,6 +73,7 @@ class DryRun:
     memory: MemoryEstimate
     gpu_memory: int | None  # of the device, in bytes; None on a CPU
     policy_bytes: int  # of a saved policy
+    state_bytes: int  # of what a checkpoint has beside it, to go on from
 
     @property
     def steps(self) -> int:
@@ -82,7 +83,8 @@ class DryRun:
     @property
     def disk_bytes(self) -> int:
         """Give the most that checkpoints and policy take at once."""
-        return self.policy_bytes * most_policies(self.schedule.num_checkpoints, self.config.checkpointing.keep_top_k)
+        number, options = self.schedule.num_checkpoints, self.config.checkpointing
+        return most_bytes(number, options, policy=self.policy_bytes, state=self.state_bytes)
 
     def as_dict(self) -> dict[str, object]:
         """Give the plan as JSON types; docs/training.md explains the keys."""
@@ -113,7 +115,7 @@ class DryRun:
         report = RunReport(num_steps=self.steps, shown=True)
         report.start(self.config, self.data, num_processes=self.num_processes)
         report.held_out(self.validation, self.schedule)
-        report.saving(Checkpoints(self.config), self.schedule, self.policy_bytes)
+        report.saving(Checkpoints(self.config), self.schedule, policy=self.policy_bytes, state=self.state_bytes)
         for note in leak_notes(self.data.groups, self.validation):
             report.say(note)
         console = stderr_console()
@@ -193,6 +195,7 @@ def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
         memory=estimate_memory(model, config, attention, packed.largest, reference=_second_model(config)),
         gpu_memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         policy_bytes=num_bytes,
+        state_bytes=state_bytes(model, config.policy.optimizer.name),
     )
 
 

@@ -19,7 +19,7 @@ from trainer.model.attention import Attention, Backend
 from trainer.model.head import TILE_TOKENS, TILE_VOCABULARY
 from trainer.model.lora import LINEAR
 from trainer.model.packing import Layout
-from trainer.model.scorer import decoder_of, is_lora
+from trainer.model.scorer import decoder_layers, is_lora
 from trainer.model.segments import NO_PARENT, Segment, SegmentTable
 
 FLOAT = 4
@@ -140,12 +140,6 @@ def estimate_memory(
         head=max(head_bytes(base, row, element), one_layer),
         reference=_reference_bytes(model, config, reference),
     )
-
-
-def decoder_layers(model: Any) -> list[nn.Module]:
-    """Give the decoder's layers, whatever a model calls them."""
-    lists = [part for part in decoder_of(model).children() if isinstance(part, nn.ModuleList)]
-    return max(map(list, lists), key=len, default=[decoder_of(model)])
 
 
 def layer_bytes(layer: nn.Module, config: Any, attention: Attention, row: RowShape, element: int) -> int:

@@ -74,18 +74,26 @@ def plan_steps(
     order: Order = "groups",
     weights: Sequence[float] | None = None,
     shuffle: bool = True,
+    steps_done: int = 0,
+    consumed_samples: int = 0,
 ) -> list[Step]:
-    """Plan the whole run; the last step of an epoch takes what is left, so that no pair is passed over."""
+    """Plan the run, or what is left of it; the last step of an epoch takes what is left, so no pair is passed over.
+
+    A run that has done `steps_done` steps with `consumed_samples` pairs goes on behind these pairs.
+    """
+    left = None if max_steps is None else max(0, max_steps - steps_done)
     steps: list[Step] = []
+    passed = consumed_samples
     for epoch in range(num_epochs):
-        if max_steps is not None and len(steps) >= max_steps:  # of epochs there may be a million
+        if left is not None and len(steps) >= left:  # of epochs there may be a million
             break
         pairs = pair_order(groups, seed=seed, epoch=epoch, order=order, weights=weights, shuffle=shuffle)
         steps += [
             Step(epoch, tuple(pairs[start : start + global_batch_size]))
-            for start in range(0, len(pairs), global_batch_size)
+            for start in range(min(passed, len(pairs)), len(pairs), global_batch_size)
         ]
-    return steps[:max_steps]
+        passed -= min(passed, len(pairs))
+    return steps[:left]
 
 
 def pair_order(

@@ -14,19 +14,31 @@ its rendering without a generation prompt. Two things are left as they are in a 
 it adds the tokenizer's BOS and EOS where the template wrote none, and it renders without tools.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from schemas.errors import UsageError
 from schemas.preference import Message, is_policys
+from schemas.terminal import one_line, printable
 from trainer.data.groups import PreferenceGroup, Response
+from trainer.data.limits import (
+    MAX_GROWTH_BYTES,
+    MAX_SECONDS,
+    OutOfTime,
+    TimeLimit,
+    bounded_memory,
+    has_powers,
+    is_far_longer,
+)
 
 LossMask = Literal["policy", "nemo_rl"]
 
 OPEN_THOUGHT = "<think>"
+OTHER_TEMPLATE = "name another with policy.tokenizer.chat_template=FILE.jinja"
 
 
 class Rewrite(StrEnum):
@@ -70,6 +82,7 @@ class _Conversation:
     group: PreferenceGroup
     response: Response
     options: Mapping[str, Any]
+    limit: TimeLimit
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -80,17 +93,29 @@ class _Conversation:
         """Render in transformers' sandbox; `opened` writes the header behind which the policy writes."""
         messages = self.messages[:num_messages]
         tools = list(self.group.tools) or None
+        apply = partial(
+            self.tokenizer.apply_chat_template,
+            list(messages),
+            tools=tools,
+            add_generation_prompt=opened,
+            tokenize=False,
+            **self.options,
+        )
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                list(messages), tools=tools, add_generation_prompt=opened, tokenize=False, **self.options
-            )
+            text: str = self.limit.call(apply)
+        except OutOfTime:
+            raise self._refused(messages, f"takes more than {MAX_SECONDS:g} s for") from None
+        except MemoryError:
+            raise self._refused(messages, f"takes more than {MAX_GROWTH_BYTES / 1e9:.1f} GB for") from None
         except Exception as error:  # a template may raise whatever it likes
-            roles = ", ".join(message["role"] for message in messages)
-            raise UsageError(
-                f"{self.source}: the chat template of {self.tokenizer.name_or_path} refuses a conversation of {roles}: "
-                f"{error}"
-            ) from error
+            raise self._refused(messages, "refuses", f": {one_line(error)}") from error
+        if is_far_longer(text, (messages, tools)):
+            raise self._refused(messages, f"writes {len(text):,} characters, many times their length, for")
         return text
+
+    def _refused(self, messages: Sequence[Message], what: str, reason: str = f"; {OTHER_TEMPLATE}") -> UsageError:
+        roles = printable(", ".join(message["role"] for message in messages))
+        return UsageError(f"{self.source}: {template_of(self.tokenizer)} {what} a conversation of {roles}{reason}")
 
     @property
     def source(self) -> str:
@@ -100,34 +125,61 @@ class _Conversation:
     def border_unknown(self) -> UsageError:
         """Make the error of a template under which no response can be told from its prompt."""
         return UsageError(
-            f"{self.source}: the chat template of {self.tokenizer.name_or_path} renders the prompt differently once "
+            f"{self.source}: {template_of(self.tokenizer)} renders the prompt differently once "
             "the response follows, so their border is unknown; use another chat template, or rows with the sampled "
             "token ids (dpo collect-pairs --token-ids)"
         )
 
 
-def render_group(
-    group: PreferenceGroup,
+def render_groups(
+    groups: Sequence[PreferenceGroup],
     tokenizer: Any,
     *,
     end_marks: tuple[str, ...],
     loss_mask: LossMask,
+    limit: TimeLimit,
     options: Mapping[str, Any] = MappingProxyType({}),
-) -> RenderedGroup:
-    """Render a prompt and its responses; `end_marks` are the texts of the tokens that end a turn.
+) -> list[RenderedGroup]:
+    """Render prompts and their responses; `end_marks` are the texts of the tokens that end a turn.
 
-    `options` are the template's own.
+    `limit` is on each rendering, `options` are the template's own.
 
     Raises:
-        UsageError: the tokenizer has no chat template, or one that refuses the conversation or rewrites the prompt.
+        UsageError: the tokenizer has no chat template, or one that refuses a conversation, rewrites the prompt, or
+            takes too much time or memory.
     """
+    if not groups:
+        return []
     if not tokenizer.chat_template:
         raise UsageError(
-            f"the tokenizer of {tokenizer.name_or_path} has no chat template; use an instruct model, name a template "
-            "with policy.tokenizer.chat_template=FILE.jinja, or train on plain text with "
+            f"the tokenizer of {printable(tokenizer.name_or_path)} has no chat template; use an instruct model, name a "
+            "template with policy.tokenizer.chat_template=FILE.jinja, or train on plain text with "
             "policy.tokenizer.chat_template=null"
         )
-    conversations = [_Conversation(tokenizer, group, response, options) for response in group.responses]
+    named = tokenizer.chat_template
+    if any(map(has_powers, named.values() if isinstance(named, dict) else [named])):
+        raise UsageError(
+            f"{template_of(tokenizer)} computes powers (**), which no conversation needs and which may take for ever; "
+            f"{OTHER_TEMPLATE}"
+        )
+    with bounded_memory():
+        return [_render_group(group, tokenizer, end_marks, loss_mask, limit, options) for group in groups]
+
+
+def template_of(tokenizer: Any) -> str:
+    """Name a chat template in messages."""
+    return f"the chat template of {printable(tokenizer.name_or_path)}"
+
+
+def _render_group(
+    group: PreferenceGroup,
+    tokenizer: Any,
+    end_marks: tuple[str, ...],
+    loss_mask: LossMask,
+    limit: TimeLimit,
+    options: Mapping[str, Any],
+) -> RenderedGroup:
+    conversations = [_Conversation(tokenizer, group, response, options, limit) for response in group.responses]
     # Where a response does not begin with the assistant, the header of its first turn is a part of the response.
     is_opened = loss_mask == "policy" and all(each.messages[0]["role"] == "assistant" for each in group.responses)
     prompt = conversations[0].render(len(group.prompt), opened=is_opened)

@@ -15,8 +15,9 @@ from typing import Any
 from schemas.errors import DpoError, UsageError
 from trainer.data.encode import EncodedGroup, EncodedResponse, encode_groups
 from trainer.data.groups import GroupPair, PreferenceGroup
+from trainer.data.limits import TimeLimit
 from trainer.data.plain import render_plain
-from trainer.data.render import LossMask, Rewrite, render_group
+from trainer.data.render import LossMask, Rewrite, render_groups
 from trainer.data.sampled import is_sampled, sampled_groups
 from trainer.data.template import CHAT, Style
 
@@ -100,16 +101,17 @@ def tokenize_groups(
     dropped: Counter[PairDrop] = Counter()
     too_long: list[int] = []
     uses_sampled = use_token_ids and loss_mask == "policy"
-    for chunk in _chunks(groups):
-        sampled = [uses_sampled and is_sampled(group) for group in chunk]
-        known = iter(sampled_groups([g for g, is_known in zip(chunk, sampled, strict=True) if is_known], tokenizer))
-        others = [group for group, is_known in zip(chunk, sampled, strict=True) if not is_known]
-        made = iter(_tokenize(others, tokenizer, end_ids, loss_mask, style))
-        for group, is_known in zip(chunk, sampled, strict=True):
-            usable = _usable(group, next(known if is_known else made), max_tokens, dropped, too_long)
-            if usable.pairs:
-                kept.append(usable)
-            advance(1)
+    with TimeLimit() as limit:
+        for chunk in _chunks(groups):
+            sampled = [uses_sampled and is_sampled(group) for group in chunk]
+            known = iter(sampled_groups([g for g, is_known in zip(chunk, sampled, strict=True) if is_known], tokenizer))
+            others = [group for group, is_known in zip(chunk, sampled, strict=True) if not is_known]
+            made = iter(_tokenize(others, tokenizer, end_ids, loss_mask, style, limit))
+            for group, is_known in zip(chunk, sampled, strict=True):
+                usable = _usable(group, next(known if is_known else made), max_tokens, dropped, too_long)
+                if usable.pairs:
+                    kept.append(usable)
+                advance(1)
     if not kept:
         counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
         needed = f"; those too long have {min(too_long):,} to {max(too_long):,}" if too_long else ""
@@ -140,16 +142,20 @@ def _chunks(groups: Sequence[PreferenceGroup]) -> Iterator[list[PreferenceGroup]
 
 
 def _tokenize(
-    groups: Sequence[PreferenceGroup], tokenizer: Any, end_ids: frozenset[int], loss_mask: LossMask, style: Style
+    groups: Sequence[PreferenceGroup],
+    tokenizer: Any,
+    end_ids: frozenset[int],
+    loss_mask: LossMask,
+    style: Style,
+    limit: TimeLimit,
 ) -> list[EncodedGroup]:
     if style.is_plain:
         plain = [render_plain(group, tokenizer, loss_mask=loss_mask) for group in groups]
         return encode_groups(plain, tokenizer, end_ids)
     end_marks = tuple(tokenizer.decode([number], skip_special_tokens=False) for number in sorted(end_ids))
-    rendered = [
-        render_group(group, tokenizer, end_marks=end_marks, loss_mask=loss_mask, options=style.options)
-        for group in groups
-    ]
+    rendered = render_groups(
+        groups, tokenizer, end_marks=end_marks, loss_mask=loss_mask, limit=limit, options=style.options
+    )
     return encode_groups(rendered, tokenizer, end_ids)
 
 

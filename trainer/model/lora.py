@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from schemas.errors import DpoError, UsageError
-from schemas.terminal import excerpt
+from schemas.errors import DpoError, InputError, UsageError
+from schemas.terminal import excerpt, path_text
 from trainer.config.policy import LoraSection
 from trainer.model.batch import TokenRows
 from trainer.model.scorer import ResponseScorer, is_lora
@@ -58,7 +58,13 @@ def add_lora(model: Any, options: LoraSection) -> Any:
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
-    """Put saved adapters on a base, to be computed with or merged."""
+    """Put saved adapters on a base, to be computed with or merged.
+
+    Raises:
+        InputError: they are no safetensors; peft would read a pickle in their place.
+    """
+    if not (folder / SAFETENSORS_WEIGHTS_NAME).is_file():
+        raise InputError(f"{path_text(folder)}: has no {SAFETENSORS_WEIGHTS_NAME}; adapters in other files aren't read")
     with _peft_s_warnings_hidden():
         return PeftModel.from_pretrained(model, folder, adapter_name=ADAPTER)
 

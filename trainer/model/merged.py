@@ -81,7 +81,7 @@ def plain_model(model: Any) -> Any:
             delattr(config, key)
     with torch.device("meta"):
         auto: Any = AutoModelForCausalLM
-        plain = auto.from_config(config, dtype=torch.float32)
+        plain = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
     plain.generation_config = base.generation_config
     return plain
 

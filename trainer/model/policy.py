@@ -22,9 +22,15 @@ from trainer.config.policy import TokenizerSection
 from trainer.config.preflight import MODEL_REMEDY
 from trainer.data.template import read_template
 from trainer.model.overrides import overridden
+from trainer.model.weight_files import weights_problem
+
+# else transformers would have a service convert a model of the hub that has pickles alone, and load what that makes
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 HUB_TIMEOUT_SECONDS = 10
 TOKENIZER_REMEDY = "policy.tokenizer.name is a folder or hub name that has one"
+CODE_KEY = "auto_map"  # which code of its own a model or tokenizer names
+CODE_REMEDY = "name one that transformers has a class for"
 OVERRIDES_REMEDY = "policy.hf_config_overrides may be why, and can't change the weights' shapes; leave them out to see"
 MAX_RENAMED_SHARE = 0.01
 """Of two tokenizers: how many tokens may be called otherwise; reserved ones are often given names."""
@@ -44,15 +50,22 @@ def load_policy(
     `overrides` are keys of the model's configuration, `load_kwargs` are for `from_pretrained`.
 
     Raises:
-        InputError: there is no such model, or it is not whole.
+        InputError: there is no such model, it is not whole, or what it has is code or pickles.
         UsageError: the tokenizer belongs to another model, its template can't be read, or an override is no key.
     """
     _refuse_unreachable(name)
     tokens = _load_tokenizer(name, tokenizer)
     config = _load_config(name, overrides)
+    _refuse_unsafe_weights(name, config)
     with _loading(name, remedy=OVERRIDES_REMEDY if overrides else MODEL_REMEDY):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, **load_kwargs
+            name,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **load_kwargs,
         )
     model, loading = loaded
     if loading["missing_keys"]:
@@ -66,6 +79,8 @@ def load_policy(
         )
     _refuse_other_tokenizer(name, model, tokens)
     disable_dropout(model)
+    model.config.__dict__.pop(CODE_KEY, None)  # of code that does not go with what is saved
+    tokens.init_kwargs.pop(CODE_KEY, None)
     return model, tokens
 
 
@@ -77,7 +92,7 @@ def load_tokenizer(name: str) -> Any:
     """
     _refuse_unreachable(name)
     with _loading(name):
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def load_shape(
@@ -95,9 +110,10 @@ def load_shape(
     _refuse_unreachable(name)
     tokens = _load_tokenizer(name, tokenizer)
     config = _load_config(name, overrides)
+    _refuse_unsafe_weights(name, config)
     with _loading(name, remedy=OVERRIDES_REMEDY if overrides else MODEL_REMEDY), torch.device("meta"):
         auto: Any = AutoModelForCausalLM
-        model = auto.from_config(config, dtype=torch.float32)
+        model = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
     with suppress(OSError):  # a model need not have one
         model.generation_config = GenerationConfig.from_pretrained(name)
     _refuse_other_tokenizer(name, model, tokens)
@@ -109,11 +125,11 @@ def _load_tokenizer(name: str, section: TokenizerSection) -> Any:
     template = read_template(section)
     if section.name is None:
         with _loading(name):
-            tokenizer: Any = AutoTokenizer.from_pretrained(name)
+            tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     else:
         _refuse_unreachable(section.name, "tokenizer", TOKENIZER_REMEDY)
         with _loading(section.name, "tokenizer", TOKENIZER_REMEDY):
-            tokenizer = AutoTokenizer.from_pretrained(section.name)
+            tokenizer = AutoTokenizer.from_pretrained(section.name, trust_remote_code=False)
         _refuse_other_vocabulary(name, section.name, tokenizer)
     if is_empty(tokenizer):
         raise InputError(f"model {name}: has no tokenizer; {TOKENIZER_REMEDY}")
@@ -141,7 +157,7 @@ def _refuse_unread_options(template: str | dict[str, str] | None, section: Token
 def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> None:
     """Compare with the tokenizer that the model brings, if it brings one: its embeddings mean that one's tokens."""
     try:
-        own: Any = AutoTokenizer.from_pretrained(name)
+        own: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError):  # there is none to compare with
         return
     if is_empty(own):
@@ -160,8 +176,15 @@ def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> 
 def _load_config(name: str, overrides: Mapping[str, Any]) -> Any:
     """Load the model's configuration with some keys set otherwise."""
     with _loading(name):
-        config: Any = AutoConfig.from_pretrained(name)
+        config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False)
     return overridden(config, overrides) if overrides else config
+
+
+def _refuse_unsafe_weights(name: str, config: Any) -> None:
+    with _loading(name):
+        problem = weights_problem(name, config)
+    if problem is not None:
+        raise InputError(f"model {name}: {problem}")
 
 
 @contextmanager
@@ -173,6 +196,8 @@ def _loading(name: str, what: str = "model", remedy: str = MODEL_REMEDY) -> Iter
     try:
         yield
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise InputError(f"{what} {name}: brings code of its own, which is never run; {CODE_REMEDY}") from error
         raise InputError(f"{what} {name}: can't be loaded: {_first_sentence(error)}; {remedy}") from error
 
 

@@ -1,33 +1,35 @@
-"""Reference log-probs on disk, for other runs over the same responses: another beta, another loss.
+"""Reference log-probs on disk, for other runs over the same responses (another beta, another loss), and for a run that
+was interrupted.
 
 A folder for each pair of weights and settings, and in it Parquet files of key and log-probs. A key is a digest of the
 token ids of prompt and response and of the loss mask, so a changed chat template or tokenizer misses; the folder's name
 is a digest of every weight and of all that decides how log-probs are rounded. Files are only ever added, whole; a
-file's name is the digest of its content, so that a damaged one is not believed.
+file's name is the digest of its content, so that a damaged one is not believed, and the name of the plan of rows that
+its log-probs were computed in: rounding hangs on a response's neighbours, so a pass that goes on has to know which of
+its rows are done.
 """
 
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 import torch
 import transformers
+from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from schemas.atomic import atomic_writer
 from trainer.config.sections import DEFAULT_CACHE
-from trainer.data.plan import ResponseRef
-from trainer.data.tokenize import TokenizedGroup
-from trainer.model.batch import num_trained
+from trainer.data.tokenize import TokenIds, TokenizedGroup
 from trainer.model.lora import base_name
 
 FORMAT = 1
@@ -38,48 +40,55 @@ VOLATILE = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "t
 """Configuration keys that say where a model lies, not what it computes."""
 
 
+class CachedLogps(NamedTuple):
+    """What the cache has of a response."""
+
+    key: bytes
+    logps: NDArray[np.float32]  # (trained tokens,)
+    is_of_plan: bool  # computed in the rows of the plan that was asked for
+
+
 @dataclass(frozen=True)
 class ReferenceCache:
     """The cached log-probs of one model under one way to compute them."""
 
     folder: Path
 
-    def load(
-        self, refs: Sequence[ResponseRef], groups: Sequence[TokenizedGroup]
-    ) -> Iterator[tuple[ResponseRef, NDArray[np.float32]]]:
-        """Yield the responses that are in the cache. A file that can't be read counts as not there."""
-        wanted: dict[bytes, list[ResponseRef]] = {}  # groups with other texts may have the same tokens
-        for ref in refs:
-            wanted.setdefault(_key(groups[ref.group], ref.response), []).append(ref)
-        for file in _files(self.folder):
-            for key, logps in _read(file, wanted.keys()):
-                ref = wanted[key][0]
-                if len(logps) == num_trained(groups[ref.group], ref.response):
-                    for same in wanted.pop(key):
-                        yield same, logps
+    def load(self, lengths: Mapping[bytes, int], *, plan: str) -> Iterator[CachedLogps]:
+        """Yield what is in the cache of responses, given by their keys and numbers of trained tokens.
 
-    def store(self, logps: Iterable[tuple[ResponseRef, NDArray[np.float32]]], groups: Sequence[TokenizedGroup]) -> None:
-        """Add log-probs, in a file of their own.
+        What the plan's own rows gave goes before what others did. A file that can't be read counts as not there.
+        """
+        left = dict(lengths)
+        wanted = pl.LazyFrame({"key": list(left)}, schema={"key": pl.Binary})
+        for file in sorted(_files(self.folder), key=lambda one: _plan_of(one) != plan):
+            for key, logps in _read(file, wanted):
+                if left.get(key) == len(logps):
+                    del left[key]
+                    yield CachedLogps(key, logps, _plan_of(file) == plan)
+
+    def store(self, logps: Iterable[tuple[bytes, NDArray[np.float32]]], *, plan: str) -> None:
+        """Add log-probs by their responses' keys, in a file of their own.
 
         Raises:
             DpoError: the file can't be written.
         """
         keys, values = [], []
-        for ref, tokens in logps:
-            keys.append(_key(groups[ref.group], ref.response))
+        for key, tokens in logps:
+            keys.append(key)
             values.append(tokens)
         stream = io.BytesIO()
         schema: dict[str, pl.DataType] = {"key": pl.Binary(), "logps": pl.List(pl.Float32)}
         pl.DataFrame({"key": keys, "logps": values}, schema=schema).write_parquet(stream)
         content = stream.getvalue()
-        with atomic_writer(self.folder / _file_name(content)) as file:
+        with atomic_writer(self.folder / f"{_content_digest(content)}-{plan}.parquet") as file:
             file.write(content)
 
 
-def open_cache(folder: Path, model: Any, *, precision: str, backend: str, device: str) -> ReferenceCache:
-    """Find the place of a model's log-probs."""
-    name = f"{weights_digest(model)}-{settings_digest(model, precision=precision, backend=backend, device=device)}"
-    return ReferenceCache(cache_folder(folder) / name)
+def open_cache(folder: Path, model: Any, *, digest: str, precision: str, backend: str, device: str) -> ReferenceCache:
+    """Find the place of the log-probs of a model, whose weights have this digest."""
+    settings = settings_digest(model, precision=precision, backend=backend, device=device)
+    return ReferenceCache(cache_folder(folder) / f"{digest}-{settings}")
 
 
 def cache_folder(folder: Path) -> Path:
@@ -90,12 +99,24 @@ def cache_folder(folder: Path) -> Path:
     return folder.expanduser()
 
 
+def start_digest(accelerator: Accelerator, model: Any) -> str:
+    """Give `weights_digest` on all processes, each of which digests its share.
+
+    All of them must call it, and hold all weights: it comes before these are sharded.
+    """
+    weights = list(_weights(model).items())
+    falling = sorted(range(len(weights)), key=lambda number: -weights[number][1].nbytes)
+    mine = falling[accelerator.process_index :: accelerator.num_processes]
+    digests = torch.zeros(len(weights), hashlib.sha256().digest_size, dtype=torch.int64)
+    for number, digest in zip(mine, _tensor_digests([weights[number] for number in mine]), strict=True):
+        digests[number] = torch.tensor(list(digest))
+    digests = accelerator.reduce(digests.to(accelerator.device), reduction="sum")
+    return _joined(bytes(digests.flatten().tolist()))
+
+
 def weights_digest(model: Any) -> str:
     """Digest name, type, shape and content of every weight, without adapters, which are off for the reference."""
-    weights = {base_name(name): weight for name, weight in model.state_dict().items() if ".lora_" not in name}
-    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
-        parts = pool.map(_tensor_digest, weights.items())
-        return hashlib.sha256(b"".join(parts)).hexdigest()[: 2 * KEY_BYTES]
+    return _joined(b"".join(_tensor_digests(_weights(model).items())))
 
 
 def settings_digest(model: Any, *, precision: str, backend: str, device: str) -> str:
@@ -114,6 +135,36 @@ def settings_digest(model: Any, *, precision: str, backend: str, device: str) ->
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[: 2 * KEY_BYTES]
 
 
+def response_keys(group: TokenizedGroup) -> Iterator[bytes]:
+    """Give the key of each response: a digest of the prompt's ids, its own and its loss mask."""
+    prompt = hashlib.blake2b(digest_size=KEY_BYTES)
+    _add_ids(prompt, group.prompt)
+    for response in group.responses:
+        digest = prompt.copy()
+        _add_ids(digest, response.ids)
+        _add_ids(digest, response.loss_mask)
+        yield digest.digest()
+
+
+def plan_digest(keys: Iterable[bytes], max_tokens: int) -> str:
+    """Name the plan of rows of so many tokens for all responses of some data."""
+    return hashlib.blake2b(b"".join([str(max_tokens).encode(), *keys]), digest_size=KEY_BYTES).hexdigest()
+
+
+def _add_ids(digest: hashlib.blake2b, ids: TokenIds) -> None:
+    digest.update(len(ids).to_bytes(8, "little"))
+    digest.update(np.asarray(ids, dtype="<i4").tobytes())
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    return {base_name(name): weight for name, weight in model.state_dict().items() if ".lora_" not in name}
+
+
+def _tensor_digests(weights: Iterable[tuple[str, torch.Tensor]]) -> list[bytes]:
+    with ThreadPoolExecutor() as pool:  # hashlib lets other threads run
+        return list(pool.map(_tensor_digest, weights))
+
+
 def _tensor_digest(item: tuple[str, torch.Tensor]) -> bytes:
     name, tensor = item
     content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
@@ -122,13 +173,8 @@ def _tensor_digest(item: tuple[str, torch.Tensor]) -> bytes:
     return digest.digest()
 
 
-def _key(group: TokenizedGroup, response: int) -> bytes:
-    tokens = group.responses[response]
-    digest = hashlib.blake2b(digest_size=KEY_BYTES)
-    for ids in (group.prompt, tokens.ids, tokens.loss_mask):
-        digest.update(len(ids).to_bytes(8, "little"))
-        digest.update(np.asarray(ids, dtype="<i4").tobytes())
-    return digest.digest()
+def _joined(digests: bytes) -> str:
+    return hashlib.sha256(digests).hexdigest()[: 2 * KEY_BYTES]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -139,16 +185,20 @@ def _files(folder: Path) -> list[Path]:
         return []
 
 
-def _file_name(content: bytes) -> str:
-    return f"{hashlib.blake2b(content, digest_size=KEY_BYTES).hexdigest()}.parquet"
+def _plan_of(file: Path) -> str:
+    return file.stem.partition("-")[2]
 
 
-def _read(file: Path, keys: Iterable[bytes]) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
-    """Yield those of the keys that are in a file, with their log-probs; none where its name is not its digest."""
-    wanted = pl.LazyFrame({"key": list(keys)}, schema={"key": pl.Binary})
+def _content_digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=KEY_BYTES).hexdigest()
+
+
+def _read(file: Path, wanted: pl.LazyFrame) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
+    """Yield the wanted keys that are in a file, with their log-probs; none where its name is not its digest."""
     try:
         content = file.read_bytes()
-        if _file_name(content) != file.name:  # a decoder may crash on a damaged file, or give other numbers
+        # a decoder may crash on a damaged file, or give other numbers
+        if _content_digest(content) != file.stem.partition("-")[0]:
             return
         found = pl.scan_parquet(io.BytesIO(content)).join(wanted, on="key", how="semi").unique("key").collect()
     except (OSError, pl.exceptions.PolarsError):

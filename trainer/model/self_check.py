@@ -41,11 +41,7 @@ def self_check(
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
         packed = torch.split(scorer(rows), list(rows.lengths))
         chosen = _spread(len(rows.responses))
-        scorer.base.set_attn_implementation(attention.plain_implementation)
-        try:
-            plain = [_plain_logps(scorer, rows.responses[place], groups, device) for place in chosen]
-        finally:
-            scorer.base.set_attn_implementation(attention.implementation)
+        plain = [_plain_logps(scorer, rows.responses[place], groups, device) for place in chosen]
     if any(logps.isnan().any() for logps in plain):  # the model's own fault; the first step will name the rows
         return math.nan
     worst = 0.0
@@ -72,14 +68,7 @@ def _plain_logps(
 ) -> Tensor:
     """Compute the last trained tokens of one response with the model as it is: (at most MAX_TOKENS,), float32."""
     rows = token_rows(Row((Fragment(ref.group, (ref.response,)),)), groups, Layout.ROWS).to(device)
-    places = rows.predictors[-MAX_TOKENS:]
-    num_tokens = rows.input_ids.shape[1]
-    logits = scorer.base(
-        input_ids=rows.input_ids, use_cache=False, logits_to_keep=num_tokens - int(places[0])
-    ).logits  # (1, those kept, V): the last ones
-    kept = logits[0, places - (num_tokens - logits.shape[1])]
-    logps = torch.log_softmax(kept.float(), dim=-1)
-    return logps.gather(1, rows.targets[-MAX_TOKENS:, None]).squeeze(1)
+    return scorer.plain_logps(rows, MAX_TOKENS)
 
 
 def _complaint(scorer: ResponseScorer, source: str, *, found: Tensor, expected: Tensor, precision: str) -> str:

@@ -17,10 +17,11 @@ SLOW_DISK = 100e6
 
 
 class RunClock:
-    """Times the parts of a run from its start on."""
+    """Times the parts of a run from its start on; a run that is resumed has the time before counted in."""
 
     def __init__(self, limit: timedelta | None = None) -> None:
         self.limit_seconds = None if limit is None else limit.total_seconds()
+        self.seconds_before = 0.0  # until the checkpoint that the run is resumed from
         self._started = time.perf_counter()
         self._steps: deque[float] = deque(maxlen=RECENT_STEPS)
         self._longest: dict[Part, float] = {}
@@ -28,7 +29,11 @@ class RunClock:
 
     @property
     def seconds(self) -> float:
-        """Give the time since the start of the run."""
+        """Give the time since the start of the run, without that between two of its parts."""
+        return self.seconds_before + self._seconds_here
+
+    @property
+    def _seconds_here(self) -> float:
         return time.perf_counter() - self._started
 
     @contextmanager
@@ -54,4 +59,4 @@ class RunClock:
         if self.limit_seconds is None:
             return False
         step, save = max(self._steps, default=0.0), self._longest.get("save", self._expected_save)
-        return self.seconds + step + self._longest.get("validation", 0.0) + save >= self.limit_seconds
+        return self._seconds_here + step + self._longest.get("validation", 0.0) + save >= self.limit_seconds

@@ -3,52 +3,77 @@
 Run by the command line, or the same command under `accelerate launch` or `torchrun`.
 """
 
+import itertools
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing, nullcontext
+from dataclasses import replace
 
+import torch
 from accelerate import Accelerator
 
-from trainer.config.sections import TrainConfig
+from schemas.terminal import path_text
+from trainer.checkpoint.places import is_finished
+from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.cost.out_of_memory import explain_out_of_memory
 from trainer.data.plan import Step
 from trainer.run.given import NOTHING, Given
 from trainer.run.prepare import Run, prepare
-from trainer.run.result import RunResult
+from trainer.run.processes import lost_process
+from trainer.run.requests import Asked, StopAsked
+from trainer.run.result import RunResult, read_result
 from trainer.run.state import RunState, peak_memory_gb
 from trainer.run.step import check_first_step, train_step
 from trainer.run.validation import validate
 from trainer.save.hub import push
-from trainer.save.saving import of_main, policy_weights, save_checkpoint, save_policy
+from trainer.save.saving import policy_weights, save_checkpoint, save_policy
+from trainer.watch.report import RunReport
 
 SETTLE_SECONDS = 0.5
 
+ROWS_BETWEEN_LOOKS = 16
+"""In a validation, after so many rows each time the processes tell one another of signals."""
 
-def train(config: TrainConfig, given: Given = NOTHING) -> RunResult | None:
+
+def train(config: TrainConfig, given: Given = NOTHING, *, listens: bool = False) -> RunResult | None:
     """Train a policy; return the result on the main process, None on the others.
 
+    With `listens`, signals end the run behind the step that it is in; only a program's main thread can do that.
+
     Raises:
-        InputError: pairs or model can't be read.
-        UsageError: model and tokenizer can't serve.
+        InputError: pairs, model or checkpoint can't be read.
+        UsageError: model and tokenizer can't serve, or the checkpoint is another run's.
         DpoError: nothing to train on, or the training went wrong.
     """
-    run = prepare(config, given)
-    must_stop = False
-    with run.trackers:
-        with explain_out_of_memory(run.config, "training"), run.report.live():
-            with run.folder.given_back():
-                state = _looked_at(run, RunState())
-            for step in run.steps:
-                state = _stepped(run, state, step)
-                must_stop = _must_stop(run, state)
-                state = _looked_at(run, state, saves=must_stop)
-                if must_stop:
-                    break
-        return _finished(run, state, is_complete=not must_stop)
+    if is_finished(config):
+        return _found_finished(config)
+    with lost_process():
+        run = prepare(config, given)
+        with closing(run.folder), run.trackers, run.requests.listening() if listens else nullcontext():
+            with explain_out_of_memory(run.config, "training"), run.report.live():
+                state, asked = _trained(run)
+            return _finished(run, state, asked)
+
+
+def _trained(run: Run) -> tuple[RunState, Asked]:
+    """Do the steps that are left; say where the run stands then, and what has ended it before the last."""
+    with run.folder.given_back() if run.state.step == 0 else nullcontext():
+        state, asked = _looked_at(run, run.state, Asked())
+    for step in run.steps:
+        if asked.stops:
+            break
+        state = _stepped(run, state, step)
+        state, asked = _looked_at(run, state, run.requests.agreed())
+    return state, asked
 
 
 def _stepped(run: Run, state: RunState, step: Step) -> RunState:
     """Train on the pairs of a step, and tell its metrics."""
     started = time.perf_counter()
+    # Nothing draws random numbers in most models. Where one does, they are a function of seed and step, so that a
+    # resumed run draws the same.
+    torch.manual_seed(run.config.dpo.seed + state.step * run.accelerator.num_processes + run.accelerator.process_index)
     found = train_step(run.training, step)
     seconds = time.perf_counter() - started
     run.clock.took("step", seconds)
@@ -71,29 +96,74 @@ def _stepped(run: Run, state: RunState, step: Step) -> RunState:
     return state
 
 
-def _looked_at(run: Run, state: RunState, *, saves: bool = False) -> RunState:
-    """Validate, answer prompts and save where the schedule says so, or where the run can't go on."""
-    saves = saves or run.schedule.saves(state.step)
-    if run.schedule.validates(state.step) or (saves and run.schedule.validates_to_save):
+def _looked_at(run: Run, state: RunState, asked: Asked) -> tuple[RunState, Asked]:
+    """Validate, answer prompts and save where the schedule says so, or where the run was asked to.
+
+    A run that is asked to stop may have little time, so it saves at once; it validates when it is gone on with.
+    """
+    if not asked.stops:
+        try:
+            state = _judged(run, state, saves=asked.saves or run.schedule.saves(state.step))
+        except StopAsked:
+            asked = run.requests.agreed()
+    is_last = state.step == run.schedule.num_steps
+    is_whole = state.is_validated or not run.schedule.validates(state.step)
+    if is_last and is_whole and asked.stops:
+        asked = Asked()  # there is nothing left to go on with
+    if (asked.saves and not (is_last and is_whole)) or run.schedule.saves(state.step):
+        _save(run, state)
+    if asked.saves or asked.stops:
+        run.requests.answered()
+    return state, asked
+
+
+def _judged(run: Run, state: RunState, *, saves: bool) -> RunState:
+    """Validate the policy and let it answer prompts, where that is due and not done.
+
+    Raises:
+        StopAsked: the run was asked to stop meanwhile.
+    """
+    schedule = run.schedule
+    is_due = schedule.validates(state.step) or (saves and schedule.validates_to_save)
+    if is_due and not state.is_validated:
         state = _validated(run, state)
-    if run.samples.is_due(state.step, validated=state.is_validated):
+        run.checkpoints.compare(run.checkpoints.standing_of(state.step, state.comparable))
+    if state.sampled_at != state.step and run.samples.is_due(state.step, validated=state.is_validated):
         run.trackers.log_samples(run.samples.take(state.step), state.step)
-    if saves:
-        with run.clock.timed("save"):
-            save_checkpoint(run, state)
+        state = state.with_samples()
     return state
+
+
+def _save(run: Run, state: RunState) -> None:
+    """Save a checkpoint, unless the run was gone on with from there."""
+    if state.step == run.state.step:
+        return
+    with run.clock.timed("save"):
+        save_checkpoint(run, state)
 
 
 def _validated(run: Run, state: RunState) -> RunState:
     """Validate the policy as it is, and tell what was found."""
     with run.clock.timed("validation"), explain_out_of_memory(run.config, "validation"):
-        advance = run.report.validating({each.name: each.num_responses for each in run.validation})
-        state = state.with_validation(validate(run.training, run.validation, advance))
+        shown = run.report.validating({each.name: each.num_responses for each in run.validation})
+        state = state.with_validation(validate(run.training, run.validation, _interruptible(run, shown)))
     _record(run, state, state.validation)
     run.report.validated(state.step, state.validation, [each.name for each in run.validation])
     for warning in run.health.observe_validation(state.step, state.validation):
         run.report.say(warning)
     return state
+
+
+def _interruptible(run: Run, advance: Callable[[str, int], None]) -> Callable[[str, int], None]:
+    """Let a long validation be ended by a signal, on all processes behind the same row."""
+    rows = itertools.count(1)
+
+    def passed(name: str, amount: int) -> None:
+        if next(rows) % ROWS_BETWEEN_LOOKS == 0 and run.requests.agreed(looks=False).stops:
+            raise StopAsked
+        advance(name, amount)
+
+    return passed
 
 
 def _record(run: Run, state: RunState, metrics: Mapping[str, float]) -> None:
@@ -103,15 +173,9 @@ def _record(run: Run, state: RunState, metrics: Mapping[str, float]) -> None:
     run.trackers.log(line, state.step)
 
 
-def _must_stop(run: Run, state: RunState) -> bool:
-    """Say whether the run has to save and end, on all processes alike, because another step may take too long."""
-    if run.clock.limit_seconds is None or state.step == len(run.steps):
-        return False
-    return bool(of_main(run.clock.must_save()))
-
-
-def _finished(run: Run, state: RunState, *, is_complete: bool) -> RunResult | None:
+def _finished(run: Run, state: RunState, asked: Asked) -> RunResult | None:
     """Save the policy, where the run has come to its end, and say how it went."""
+    is_complete = not asked.stops
     weights = policy_weights(run.training) if is_complete else {}
     _leave_group(run.accelerator)
     if not run.accelerator.is_main_process:
@@ -119,24 +183,47 @@ def _finished(run: Run, state: RunState, *, is_complete: bool) -> RunResult | No
     checkpoints = run.checkpoints
     best = checkpoints.finish(state.step, state.comparable) if is_complete else checkpoints.best()
     policy_dir = run.folder.policy_dir if is_complete else checkpoints.policy_dir(state.step)
-    if is_complete:
-        save_policy(run, weights)
-        run.report.finish(run.clock.seconds, policy_dir, best=best if checkpoints.saved else None)
-        hub = run.config.hub
-        if hub.repo_id is not None:
-            run.report.say(f"published: {push(policy_dir, hub.repo_id, private=hub.private)}")
     prefix = "train/"
-    return RunResult(
+    result = RunResult(
         policy_dir=policy_dir,
         steps=state.step,
-        planned_steps=len(run.steps),
+        planned_steps=run.schedule.num_steps,
         pairs=run.data.num_pairs,
         seconds=run.clock.seconds,
         metrics={name[len(prefix) :]: value for name, value in state.metrics.items() if name.startswith(prefix)},
         validation=dict(state.validation),
         best=best,
         finished=is_complete,
+        stopped_by=asked.why,
     )
+    if not is_complete:
+        return result
+    result.write(run.folder.path)
+    save_policy(run, weights)  # which says, once it is there, that the run is finished
+    run.report.finish(run.clock.seconds, policy_dir, best=best if checkpoints.saved else None)
+    return _published(run.config, result, say=run.report.say)
+
+
+def _found_finished(config: TrainConfig) -> RunResult | None:
+    """Give the result of a run that has come to its end before."""
+    if int(os.environ.get("RANK", "0")):
+        return None
+    report = RunReport(num_steps=0, shown=True)
+    policy_dir = config.output_dir / POLICY_FOLDER
+    result = read_result(config.output_dir, policy_dir)
+    report.say(f"resume: the run is finished; the policy is in {path_text(policy_dir)}")
+    return _published(config, result, say=report.say)
+
+
+def _published(config: TrainConfig, result: RunResult, *, say: Callable[[str], None]) -> RunResult:
+    """Publish the policy where that is wanted and not done."""
+    hub = config.hub
+    if hub.repo_id is None or result.published is not None:
+        return result
+    result = replace(result, published=push(result.policy_dir, hub.repo_id, private=hub.private))
+    say(f"published: {result.published}")
+    result.write(config.output_dir)
+    return result
 
 
 def starts_as_reference(config: TrainConfig) -> bool:

@@ -38,8 +38,13 @@ def _adamw_8bit() -> Any:
     return AdamW8bit
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, options: SchedulerSection, *, num_steps: int) -> Any:
-    """Make the learning rate's schedule, one place ahead: at place 0 the rate is 0, and a step would do nothing."""
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, options: SchedulerSection, *, num_steps: int, steps_done: int = 0
+) -> Any:
+    """Make the learning rate's schedule, one place ahead: at place 0 the rate is 0, and a step would do nothing.
+
+    `num_steps` are those of the whole run, of which `steps_done` are behind it.
+    """
     warmup = round(options.warmup_ratio * num_steps) if options.warmup_steps is None else options.warmup_steps
     ends_above_0 = {"min_lr_rate": options.min_lr_ratio} if options.min_lr_ratio else None
     scheduler = get_scheduler(
@@ -51,5 +56,6 @@ def make_scheduler(optimizer: torch.optim.Optimizer, options: SchedulerSection, 
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*before.*optimizer.step.*")
-        scheduler.step()
+        for _ in range(1 + steps_done):
+            scheduler.step()
     return scheduler

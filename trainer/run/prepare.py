@@ -1,14 +1,19 @@
 """Everything before the first step: pairs, model, plan, folder, and what a step, a validation and a save work with."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
 
 from trainer.checkpoint.checkpoints import Checkpoints
+from trainer.checkpoint.identity import identity_of
+from trainer.checkpoint.resume import ResumePoint, find_resume_point, settle
+from trainer.checkpoint.tensors import read_tensors
 from trainer.config.sections import TrainConfig
 from trainer.cost.out_of_memory import explain_out_of_memory
+from trainer.data.digest import data_digest
 from trainer.data.plan import Step
 from trainer.data.tokenize import TokenizedPairs, end_of_turn_ids
 from trainer.model.lora import add_lora
@@ -16,10 +21,13 @@ from trainer.model.policy import disable_dropout, load_policy
 from trainer.model.quantized import load_kwargs
 from trainer.run.clock import RunClock
 from trainer.run.given import NOTHING, Given
+from trainer.run.processes import refuse_different
+from trainer.run.requests import Requests
 from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.setup import set_up
-from trainer.run.start import load_groups, plan, start_accelerator, tokenize
-from trainer.run.state import policy_bytes
+from trainer.run.start import load_groups, plan, start_accelerator, steps_in_epoch, tokenize
+from trainer.run.state import RunState, policy_bytes, state_bytes
+from trainer.run.together import on_main, together
 from trainer.run.training import Training
 from trainer.run.validation import ValidationData, ValidationSet, leak_notes, load_validation, validation_sets
 from trainer.save.run_folder import SAMPLES_FILE, RunFolder
@@ -39,7 +47,7 @@ class Run:
     model: Any  # the policy, with its adapters where it has some, as it is trained
     tokenizer: Any
     data: TokenizedPairs
-    steps: Sequence[Step]
+    steps: Sequence[Step]  # that are to be done; a resumed run has done others
     training: Training
     validation: Sequence[ValidationSet]
     schedule: Schedule
@@ -50,6 +58,9 @@ class Run:
     samples: Samples
     health: Health
     clock: RunClock
+    requests: Requests
+    identity: Mapping[str, str]  # digests of what a resume must find again
+    state: RunState  # where the run stands before its first step here
 
 
 @dataclass(frozen=True)
@@ -72,65 +83,117 @@ class _Inputs:
 
 
 def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
-    """Load what is not given, tokenise, plan and set up.
+    """Load what is not given, tokenise, plan and set up; go on from a checkpoint where the configuration says so.
 
     Raises:
-        InputError: pairs or model can't be read.
-        UsageError: model and tokenizer can't serve, or an option does not fit them.
+        InputError: pairs, model or checkpoint can't be read.
+        UsageError: model and tokenizer can't serve, an option does not fit them, or the checkpoint is another run's.
         DpoError: nothing to train on, or the set-up went wrong.
     """
     clock = RunClock(config.checkpointing.must_save_by)
     accelerator, config = start_accelerator(config)
     is_main = accelerator.is_main_process
     checkpoints = Checkpoints(config)
-    if is_main:
-        checkpoints.refuse_unfit_folder()
-    inputs = _read(config, given, shown=is_main)
-    model, tokenizer, data, held_out = inputs.model, inputs.tokenizer, inputs.data, inputs.held_out
-    clock.expect_save_of(inputs.num_bytes)
-    steps = plan(config, data)
-    schedule = schedule_of(config, len(steps))
+    point = on_main(accelerator, lambda: _resume_point(config, checkpoints))
+    done = RunState() if point is None else point.record.state
+    inputs = together(accelerator, lambda: _read(config, given, shown=is_main))
+    model, data, held_out = inputs.model, inputs.data, inputs.held_out
+    digest = data_digest(data.groups)
+    refuse_different(accelerator, {"pairs": digest, "model configuration": str(model.config.to_dict())})
+    identity: dict[str, str] = {}
+
+    def identified(start: str, reference: str | None) -> None:
+        identity.update(identity_of(config, data=digest, model=start, reference=reference))
+        if point is not None:
+            for note in [*point.notes, *settle(point, config, identity, num_processes=accelerator.num_processes)]:
+                report.say(note)
+
+    num_saved = inputs.num_bytes + state_bytes(model, config.policy.optimizer.name)
+    clock.expect_save_of(num_saved)
+    steps = plan(config, data, steps_done=done.step, consumed_samples=done.consumed_samples)
+    num_steps = done.step + len(steps)
+    schedule = schedule_of(config, num_steps)
     folder = RunFolder(config.output_dir, writes=is_main)
-    folder.create(config)
-    report = RunReport(num_steps=len(steps), shown=is_main)
-    report.start(config, data, num_processes=accelerator.num_processes)
-    report.held_out(held_out, schedule)
-    report.saving(checkpoints, schedule, inputs.num_bytes)
-    for note in inputs.notes:
-        report.say(note)
-    with folder.given_back(), explain_out_of_memory(config, "reference"):
-        others = [each.data.groups for each in held_out]
-        training = set_up(config, accelerator, model, data, steps, validation=others, say=report.say)
-        sets = validation_sets(config, training, held_out)
-        refuse_unknown_metric(checkpoints.metric, training, sets, steps[0])
-    return Run(
-        config=config,
-        accelerator=accelerator,
-        model=model,
-        tokenizer=tokenizer,
-        data=data,
-        steps=steps,
-        training=training,
-        validation=sets,
-        schedule=schedule,
-        checkpoints=checkpoints,
-        folder=folder,
-        report=report,
-        trackers=start_trackers(config, folder.path, is_main=is_main, say=report.say),
-        samples=start_samples(
-            config,
-            accelerator,
-            training.scorer,
-            tokenizer,
-            end_ids=end_of_turn_ids(tokenizer, model.generation_config),
-            sets={each.name: each.packer.groups for each in sets},
-            training=data.groups,
-            path=folder.path / SAMPLES_FILE,
-            say=report.say,
-        ),
-        health=start_health(config, num_steps=len(steps), steps_in_epoch=sum(step.epoch == 0 for step in steps)),
-        clock=clock,
-    )
+    report = RunReport(num_steps=num_steps, shown=is_main)
+    with folder.closed_on_failure():
+        if point is None:
+            together(accelerator, lambda: folder.create(config))
+        report.start(config, data, num_processes=accelerator.num_processes)
+        report.held_out(held_out, schedule)
+        report.saving(checkpoints, schedule, policy=inputs.num_bytes, state=num_saved - inputs.num_bytes)
+        for note in inputs.notes:
+            report.say(note)
+        with folder.given_back() if point is None else nullcontext(), explain_out_of_memory(config, "reference"):
+            others = [each.data.groups for each in held_out]
+            training = set_up(
+                config,
+                accelerator,
+                model,
+                data,
+                steps,
+                validation=others,
+                steps_done=done.step,
+                say=report.say,
+                identified=identified,
+            )
+            sets = validation_sets(config, training, held_out)
+            refuse_unknown_metric(checkpoints.metric, training, sets, steps)
+        health = start_health(config, num_steps=num_steps, steps_in_epoch=min(num_steps, steps_in_epoch(config, data)))
+        if point is not None:
+            together(accelerator, lambda: read_tensors(training, point.tensors, point.record.numbers))
+            for note in on_main(accelerator, lambda: folder.resume(config, point.run_folder, point.record.log_bytes)):
+                report.say(note)
+            for note in on_main(accelerator, lambda: _take_up(point, folder, checkpoints, health)):
+                report.say(note)
+            clock.seconds_before = point.record.seconds
+        return Run(
+            config=config,
+            accelerator=accelerator,
+            model=model,
+            tokenizer=inputs.tokenizer,
+            data=data,
+            steps=steps,
+            training=training,
+            validation=sets,
+            schedule=schedule,
+            checkpoints=checkpoints,
+            folder=folder,
+            report=report,
+            trackers=start_trackers(config, folder.path, is_main=is_main, resumed_at=done.step, say=report.say),
+            samples=start_samples(
+                config,
+                accelerator,
+                training.scorer,
+                inputs.tokenizer,
+                end_ids=end_of_turn_ids(inputs.tokenizer, model.generation_config),
+                sets={each.name: each.packer.groups for each in sets},
+                training=data.groups,
+                path=folder.path / SAMPLES_FILE,
+                say=report.say,
+            ),
+            health=health,
+            clock=clock,
+            requests=Requests(folder.path, clock, accelerator, report.say),
+            identity=identity,
+            state=done,
+        )
+
+
+def _resume_point(config: TrainConfig, checkpoints: Checkpoints) -> ResumePoint | None:
+    """Look where the run goes on, on the main process, and clear away what an attempt without checkpoint has left."""
+    point = find_resume_point(config)
+    if point is None and config.checkpointing.resume == "auto":
+        RunFolder(config.output_dir, writes=True).start_over()
+    if point is None:
+        checkpoints.refuse_unfit_folder()
+    return point
+
+
+def _take_up(point: ResumePoint, folder: RunFolder, checkpoints: Checkpoints, health: Health) -> list[str]:
+    """Know what the run knew of its steps when the checkpoint was saved; give what is to be told of that."""
+    for line in folder.lines():
+        health.recall(line)
+    return checkpoints.take_up(point.record.standings)
 
 
 def _read(config: TrainConfig, given: Given, *, shown: bool) -> _Inputs:

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -24,9 +24,11 @@ from trainer.model.lora import adapters_off, check_adapters_off
 from trainer.model.packing import Packer
 from trainer.model.policy import load_policy
 from trainer.model.reference import CachedReference, NoReference, OnlineReference, Reference, compute_reference
-from trainer.model.reference_cache import ReferenceCache, open_cache
+from trainer.model.reference_cache import ReferenceCache, open_cache, start_digest
 from trainer.model.scorer import ResponseScorer, is_lora
 from trainer.model.self_check import self_check
+from trainer.model.sharded import is_sharded, shard
+from trainer.model.zero import put_in_parts, start_engine, zero_stage
 from trainer.run.optimizer import make_optimizer, make_scheduler
 from trainer.run.training import Training
 
@@ -42,13 +44,16 @@ def set_up(
     steps: list[Step],
     *,
     validation: Sequence[Sequence[TokenizedGroup]] = (),
+    steps_done: int = 0,
     say: Callable[[str], None] = lambda text: None,
+    identified: Callable[[str, str | None], None] = lambda model, reference: None,
 ) -> Training:
     """Check the way in which log-probs are computed, take the reference's, then build what updates the policy.
 
     Each set of `validation` has a reference of its own: computed together with the training data's, it would be in
     other rows, and these would round otherwise. What is found is told at once, by `say`, and kept as the result's
-    notes.
+    notes. `steps` are those that are to be done, behind `steps_done`. `identified` is told the digests of the start
+    policy and of a reference that is another model, before hours go into the reference's log-probs.
 
     Raises:
         UsageError: an option does not fit the model, or the loss the pairs.
@@ -56,8 +61,14 @@ def set_up(
     """
     policy, device = config.policy, accelerator.device
     objective = objective_of(config, data.groups, validation=[group for one in validation for group in one])
-    scorer = ResponseScorer(model, _attention(model, policy, device)).to(device)
+    _refuse_unshardable(config, accelerator, model)
+    scorer = ResponseScorer(model, _attention(model, policy, device))
+    digest = start_digest(accelerator, model)  # of whole weights, so before they are cut into parts
+    frozen_copy = copy.deepcopy(scorer) if _needs_copy(config, model) else None  # what is sharded can't be copied
+    _place(scorer, accelerator, policy)
     scorer.train()
+    # what is shared is computed with through its wrapper alone
+    prepared = _prepared(scorer, accelerator, policy) if _is_shared(accelerator) else None
     packer = Packer(data.groups, scorer.attention.layout, policy.row_tokens)
     notes: list[str] = []
 
@@ -67,16 +78,17 @@ def set_up(
             say(line)
 
     tell([_attention_note(scorer), *_length_notes(model, data), *_loss_notes(objective, data)])
-    if policy.self_check:
-        tell(_checked(scorer, packer, steps[0], policy.precision, device))
+    if policy.self_check and steps:
+        tell(_checked(scorer, packer, steps[0], policy.precision, accelerator))
     sets = [data.groups, *validation]
-    references = _own_references(config, accelerator, scorer, sets)
+    other = _other_model(config, accelerator)
+    identified(digest, None if other is None else other.digest)
+    references = _own_references(config, accelerator, scorer, sets, frozen_copy=frozen_copy, other=other)
     _save_memory_and_time(model, policy)
-    optimizer = make_optimizer(scorer.parameters(), policy.optimizer, device)
-    wrapped, optimizer = accelerator.prepare(scorer, optimizer)
+    wrapped, optimizer = prepared or _prepared(scorer, accelerator, policy)
     if references is None:
         with adapters_off(scorer):
-            references = _cached_references(config, accelerator, scorer, wrapped, sets)
+            references = _cached_references(config, accelerator, scorer, wrapped, sets, digest)
     tell(_reference_notes(references[0]))
     return Training(
         config=config,
@@ -84,14 +96,66 @@ def set_up(
         scorer=wrapped,
         objective=objective,
         optimizer=optimizer,
-        scheduler=make_scheduler(optimizer.optimizer, policy.scheduler, num_steps=len(steps)),
+        scheduler=make_scheduler(
+            optimizer.optimizer, policy.scheduler, num_steps=steps_done + len(steps), steps_done=steps_done
+        ),
         packer=packer,
         pads_to=scorer.attention.pads_to,
         reference=references[0],
         validation_references=tuple(references[1:]),
         flops=flop_counter(model, device),
+        start_digest=digest,
+        reference_digest=None if other is None else other.digest,
         notes=tuple(notes),
     )
+
+
+def _refuse_unshardable(config: TrainConfig, accelerator: Accelerator, model: Any) -> None:
+    """Refuse what reads or updates weights as a whole, where no process has them whole."""
+    if not _is_shared(accelerator):
+        return
+    policy = config.policy
+    if policy.lora.quantization != "none":
+        raise UsageError(
+            f"policy.lora.quantization={policy.lora.quantization}: bitsandbytes' weights can't be cut into parts; use "
+            "cluster.accelerate_config=ddp, or policy.lora.quantization=none"
+        )
+    if policy.optimizer.name == "adamw_8bit":
+        raise UsageError(
+            "policy.optimizer.name=adamw_8bit: bitsandbytes' optimizer can't update weights that are cut into parts; "
+            "use policy.optimizer.name=adamw, whose moments are cut into parts too"
+        )
+    if zero_stage(accelerator) == 3 and (config.reference.model_name or _needs_copy(config, model)):
+        raise UsageError(
+            "cluster.accelerate_config=zero3: a reference beside the policy would lie whole on each GPU; use "
+            "reference=cached without reference.model_name, or cluster.accelerate_config=fsdp2"
+        )
+
+
+def _is_shared(accelerator: Accelerator) -> bool:
+    """Say whether a process has a part of the model, or of what updates it, rather than all."""
+    return is_sharded(accelerator) or zero_stage(accelerator) > 0
+
+
+def _place(scorer: ResponseScorer, accelerator: Accelerator, policy: PolicySection) -> None:
+    """Put the weights on the device: all of them, or this process' part."""
+    if is_sharded(accelerator):
+        shard(scorer, accelerator)
+    elif zero_stage(accelerator):
+        put_in_parts(scorer, accelerator, precision=policy.precision, max_grad_norm=policy.max_grad_norm or 0.0)
+    else:
+        scorer.to(accelerator.device)
+
+
+def _prepared(scorer: ResponseScorer, accelerator: Accelerator, policy: PolicySection) -> tuple[Any, Any]:
+    """Make the optimizer, and wrap it and the scorer for the processes."""
+    optimizer = make_optimizer(scorer.parameters(), policy.optimizer, accelerator.device)
+    if is_sharded(accelerator):
+        return scorer, accelerator.prepare_optimizer(optimizer)
+    if zero_stage(accelerator):
+        return start_engine(scorer, optimizer, accelerator, max_grad_norm=policy.max_grad_norm or 0.0)
+    wrapped, optimizer = accelerator.prepare(scorer, optimizer)
+    return wrapped, optimizer
 
 
 def _attention(model: Any, policy: PolicySection, device: torch.device) -> Attention:
@@ -111,8 +175,10 @@ def _loss_notes(objective: Objective, data: TokenizedPairs) -> list[str]:
     return [*loss_notes(objective.loss), *reward_notes(objective.loss, data.groups)]
 
 
-def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str, device: torch.device) -> list[str]:
-    """Compare a row with the model's own way; in float32 too, which the weights are in any case.
+def _checked(
+    scorer: ResponseScorer, packer: Packer, first: Step, precision: str, accelerator: Accelerator
+) -> list[str]:
+    """Compare a row with the model's own way; in float32 too, unless the weights are gathered in the precision alone.
 
     The row has a few responses of the first two groups of the first step, so that it costs little of long ones too.
     """
@@ -120,13 +186,14 @@ def _checked(scorer: ResponseScorer, packer: Packer, first: Step, precision: str
     for ref in first.responses(packer.groups):
         members.setdefault(ref.group, []).append(ref)
     some = [ref for refs in list(members.values())[:CHECKED_GROUPS] for ref in refs[:CHECKED_RESPONSES]]
-    row = packer.rows(some)[0]
+    row, device = packer.rows(some)[0], accelerator.device
     if is_lora(scorer.model):
         rows = token_rows(row, packer.groups, packer.layout, pads_to=scorer.attention.pads_to)
         check_adapters_off(scorer, rows.to(device))
+    precisions = [precision] if _is_shared(accelerator) else ["float32", precision]
     return [
         f"self-check: packed log-probs are the model's own within {difference:.1e} nats a token ({each})"
-        for each in dict.fromkeys(("float32", precision))
+        for each in dict.fromkeys(precisions)
         for difference in [self_check(scorer, row, packer.groups, precision=each, device=device)]
     ]
 
@@ -161,30 +228,55 @@ def _reference_notes(reference: Reference) -> list[str]:
     return notes
 
 
+class _OtherModel(NamedTuple):
+    """A reference that is another model than the start policy."""
+
+    scorer: ResponseScorer
+    digest: str  # of its weights
+
+
+def _other_model(config: TrainConfig, accelerator: Accelerator) -> _OtherModel | None:
+    """Load the reference where it is another model."""
+    if config.reference.model_name is None:
+        return None
+    model, _ = load_policy(config.reference.model_name)
+    attention = choose_attention(model, config.policy.attention, accelerator.device)
+    return _OtherModel(ResponseScorer(model, attention), start_digest(accelerator, model))
+
+
+def _needs_copy(config: TrainConfig, model: Any) -> bool:
+    """Say whether the start policy stays beside the policy; adapters that are off give it too."""
+    return config.reference_mode == "online" and config.reference.model_name is None and not is_lora(model)
+
+
 def _own_references(
-    config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, sets: Sequence[Sequence[TokenizedGroup]]
+    config: TrainConfig,
+    accelerator: Accelerator,
+    scorer: ResponseScorer,
+    sets: Sequence[Sequence[TokenizedGroup]],
+    *,
+    frozen_copy: ResponseScorer | None,
+    other: _OtherModel | None,
 ) -> Sequence[Reference] | None:
     """Make, for each set, a reference that is not simply the start policy's log-probs; None where it is."""
-    options = config.reference
     if config.reference_mode == "none":
         return [NoReference()] * len(sets)
-    if options.model_name is None:
+    if frozen_copy is not None:
+        return [_frozen(frozen_copy, accelerator, config.policy)] * len(sets)
+    if other is None:
         if config.reference_mode == "cached":
             return None
-        if is_lora(scorer.model):
-            return [OnlineReference(_InPrecision(scorer, accelerator))] * len(sets)
-        return [_frozen(copy.deepcopy(scorer), accelerator)] * len(sets)
-    model, _ = load_policy(options.model_name)
-    attention = choose_attention(model, config.policy.attention, accelerator.device)
-    other = ResponseScorer(model, attention).to(accelerator.device)
+        return [OnlineReference(_InPrecision(scorer, accelerator))] * len(sets)
+    reference = _frozen(other.scorer, accelerator, config.policy)
     if config.reference_mode == "online":
-        return [_frozen(other, accelerator)] * len(sets)
-    return _cached_references(config, accelerator, other, _frozen(other, accelerator).scorer, sets)
+        return [reference] * len(sets)
+    return _cached_references(config, accelerator, other.scorer, reference.scorer, sets, other.digest)
 
 
-def _frozen(scorer: ResponseScorer, accelerator: Accelerator) -> OnlineReference:
+def _frozen(scorer: ResponseScorer, accelerator: Accelerator, policy: PolicySection) -> OnlineReference:
     """Keep a model from learning; it computes in the policy's precision."""
     scorer.requires_grad_(False)
+    _place(scorer, accelerator, policy)
     scorer.train()  # as the policy: dropout is off in both, and some back ends compile anew for each mode
     return OnlineReference(_InPrecision(scorer, accelerator))
 
@@ -208,9 +300,10 @@ def _cached_references(
     scorer: ResponseScorer,
     wrapped: Any,
     sets: Sequence[Sequence[TokenizedGroup]],
+    digest: str,
 ) -> list[CachedReference]:
-    """Compute the log-probs of each set, the training data's first."""
-    cache = _cache(config, accelerator, scorer)
+    """Compute the log-probs of each set, the training data's first; `digest` is that of the weights."""
+    cache = _cache(config, accelerator, scorer, digest)
     references = []
     for groups in sets:
         packer = Packer(groups, scorer.attention.layout, config.policy.row_tokens)
@@ -224,7 +317,7 @@ def _cached_references(
     return references
 
 
-def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer) -> ReferenceCache | None:
+def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, digest: str) -> ReferenceCache | None:
     """Open the cache on disk, which the main process alone reads and writes."""
     folder = config.reference.cache_dir
     if folder is None or not accelerator.is_main_process:
@@ -232,6 +325,7 @@ def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer
     return open_cache(
         folder,
         scorer.model,
+        digest=digest,
         precision=config.policy.precision,
         backend=scorer.attention.backend,
         device=accelerator.device.type,

@@ -1,6 +1,5 @@
 """What a run begins with: Accelerate in the wanted precision, and the pairs as tokenised groups."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from schemas.errors import DpoError, UsageError
+from schemas.errors import UsageError
 from schemas.streams import place_text
 from schemas.terminal import counted, progress
 from trainer.config.data import DatasetSection, TrainDatasetSection
@@ -21,22 +20,18 @@ from trainer.data.sources import Account, check_dataset, iter_dataset, num_bytes
 from trainer.data.template import style_of
 from trainer.data.tokenize import PairDrop, TokenizedPairs, end_of_turn_ids, tokenize_groups
 from trainer.model.policy import load_tokenizer
+from trainer.run.processes import connect
 
 
 def start_accelerator(config: TrainConfig) -> tuple[Accelerator, TrainConfig]:
     """Start Accelerate in the wanted precision; name the precision in the configuration where it was auto.
 
     Raises:
+        UsageError: the model would be shared in a way that isn't supported.
         DpoError: Accelerate does not see the launcher's processes.
     """
     config = with_precision(config)
-    accelerator = Accelerator(
-        mixed_precision="bf16" if config.policy.precision == "bfloat16" else "no",
-        cpu=not torch.accelerator.is_available(),  # else Accelerate passes over the launcher's processes on a CPU
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != launched:
-        raise DpoError(f"the launcher started {launched} processes, and Accelerate found {accelerator.num_processes}")
+    accelerator = connect(config)
     set_seed(config.dpo.seed)
     return accelerator, config
 
@@ -132,8 +127,8 @@ def _bos_notes(data: TokenizedPairs, tokenizer: Any) -> list[str]:
     ]
 
 
-def plan(config: TrainConfig, data: TokenizedPairs) -> list[Step]:
-    """Plan the steps of the whole run.
+def plan(config: TrainConfig, data: TokenizedPairs, *, steps_done: int = 0, consumed_samples: int = 0) -> list[Step]:
+    """Plan the steps of the whole run, or of what is left of it.
 
     Raises:
         UsageError: a set's weight leaves none of its pairs.
@@ -149,7 +144,17 @@ def plan(config: TrainConfig, data: TokenizedPairs) -> list[Step]:
         order=config.data.order,
         weights=weights,
         shuffle=config.data.shuffle,
+        steps_done=steps_done,
+        consumed_samples=consumed_samples,
     )
+
+
+def steps_in_epoch(config: TrainConfig, data: TokenizedPairs) -> int:
+    """Count the steps of an epoch."""
+    sizes = Counter(pair.dataset for group in data.groups for pair in group.pairs)
+    sets = config.data.train
+    pairs = [each.weight * (sizes[number] if len(sets) > 1 else data.num_pairs) for number, each in enumerate(sets)]
+    return -(-sum(map(round, pairs)) // config.policy.train_global_batch_size)
 
 
 def _refuse_unused_sets(weights: Sequence[float], data: TokenizedPairs) -> None:

@@ -1,15 +1,19 @@
 """Where a run stands after some of its steps: what has been counted, and the latest metrics."""
 
+import math
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from trainer.data.plan import Step
 from trainer.save.run_folder import finite
+
+MOMENT_BYTES = {"adamw": 8, "adamw_8bit": 2, "sgd": 0}
+"""Of each trained weight."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class RunState:
     metrics: Mapping[str, float] = field(default_factory=dict)  # of the last step
     validation: Mapping[str, float] = field(default_factory=dict)  # the latest
     validated_at: int = -1  # the step after which that was
+    sampled_at: int = -1  # the step after which prompts were last answered
 
     def after(self, step: Step, num_tokens: int) -> "RunState":
         """Count a step; its metrics come with `with_metrics`."""
@@ -44,6 +49,10 @@ class RunState:
         """Take a validation's metrics."""
         return replace(self, validation=metrics, validated_at=self.step)
 
+    def with_samples(self) -> "RunState":
+        """Note that prompts were answered by the policy as it is."""
+        return replace(self, sampled_at=self.step)
+
     @property
     def is_validated(self) -> bool:
         """Say whether the latest validation is of the policy as it is."""
@@ -53,6 +62,19 @@ class RunState:
     def comparable(self) -> dict[str, float]:
         """Give the metrics that are of the policy as it is."""
         return {**self.metrics, **(self.validation if self.is_validated else {})}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the state as JSON types; what is no number is null."""
+        return asdict(self) | {"metrics": finite(self.metrics), "validation": finite(self.validation)}
+
+    @classmethod
+    def of_dict(cls, values: Mapping[str, Any]) -> "RunState":
+        """Take up what `as_dict` gave."""
+        numbers = {
+            name: {key: math.nan if value is None else value for key, value in values[name].items()}
+            for name in ("metrics", "validation")
+        }
+        return cls(**{**values, **numbers})
 
     def training_info(self) -> dict[str, object]:
         """Give NeMo RL's training_info.json: counts, and the latest validation's metrics, with _ before their names."""
@@ -84,3 +106,9 @@ def peak_memory_gb(device: torch.device) -> float:
 def policy_bytes(model: Any) -> int:
     """Give the size of a saved policy, in float32."""
     return 4 * int(model.num_parameters())  # which counts quantised weights as what they stand for
+
+
+def state_bytes(model: Any, optimizer: str) -> int:
+    """Give the size of what a resume needs of a model: what is trained, in float32, and the optimizer's moments."""
+    trained = sum(int(each.numel()) for each in model.parameters() if each.requires_grad)
+    return (4 + MOMENT_BYTES[optimizer]) * trained

@@ -2,7 +2,6 @@
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -16,6 +15,7 @@ from trainer.cost.throughput import work_of
 from trainer.data.plan import ResponseRef, Step
 from trainer.model.logps import response_logps
 from trainer.model.packing import Row
+from trainer.run.gradients import backward, clipped_norm, row_of_step
 from trainer.run.rows import StepRows, Tally, exchange, pair_terms, rows_of_pairs, tokens_of
 from trainer.run.training import Training
 
@@ -53,12 +53,10 @@ def train_step(training: Training, step: Step) -> dict[str, float]:
     training.optimizer.zero_grad()
     slopes = _slopes_across_rows(training, rows, tally) if rows.across else {}
     for number, row in enumerate(rows.mine, start=1):
-        is_last = number == len(rows.mine)  # gradients are averaged over the processes once, at the end
-        with nullcontext() if is_last else accelerator.no_sync(training.scorer):
+        with row_of_step(training, is_last=number == len(rows.mine)):
             loss = _row_loss(training, row, rows, slopes, tally)
-            accelerator.backward(loss * (0.0 if row.is_filler else scale))
-    max_norm = training.config.policy.max_grad_norm or math.inf
-    grad_norm = accelerator.clip_grad_norm_(training.scorer.parameters(), max_norm)
+            backward(training, loss * (0.0 if row.is_filler else scale))
+    grad_norm = clipped_norm(training)
     *sums, norm = tally.reduced(grad_norm)
     metrics = tally.metrics(sums, rows)
     _refuse_not_finite(accelerator, metrics["loss"], norm, tally)

@@ -26,5 +26,7 @@ class Training:
     pads_to: int
     reference: Reference
     flops: FlopCounter
+    start_digest: str  # of the weights that the run began with, without adapters
+    reference_digest: str | None = None  # of the reference's, where it is another model
     validation_references: tuple[Reference, ...] = ()  # of each validation set, in their order
     notes: tuple[str, ...] = ()  # what the set-up found worth telling

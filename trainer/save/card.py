@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from huggingface_hub import ModelCardData
 
+from schemas.secrets import without_secrets
 from schemas.terminal import counted, excerpt, printable
 from trainer.config.base import Section
-from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
 from trainer.data.sources import is_hub_name
 from trainer.save.card_data import PairCounts, Source, source_of

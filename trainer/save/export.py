@@ -25,10 +25,12 @@ from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.model.lora import load_adapter
 from trainer.model.merged import ADAPTER_FOLDER, merged_state_dict, plain_model
 from trainer.model.overrides import overridden
-from trainer.model.policy import is_empty
+from trainer.model.policy import CODE_KEY, CODE_REMEDY, is_empty
 from trainer.model.quantized import load_kwargs
+from trainer.model.weight_files import weights_problem
 from trainer.save.card import CARD_FILE, Kind, Result, best_file, card_not_made, model_card, with_loading
-from trainer.save.run_folder import CONFIG_FILE, whole_folder
+from trainer.save.run_folder import CONFIG_FILE
+from trainer.save.whole_folder import whole_folder
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -209,13 +211,20 @@ def _merged(source: Source) -> tuple[Any, dict[str, torch.Tensor]]:
 
 def _load(name: str, options: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
     with _loading(f"model {printable(name)}:"):
-        config: Any = overridden(AutoConfig.from_pretrained(name), overrides)
-        return AutoModelForCausalLM.from_pretrained(name, config=config, dtype=torch.float32, **options)
+        config: Any = overridden(AutoConfig.from_pretrained(name, trust_remote_code=False), overrides)
+        if (problem := weights_problem(name, config)) is not None:
+            raise ValueError(problem)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            name, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **options
+        )
+    model.config.__dict__.pop(CODE_KEY, None)
+    return model
 
 
 def _tokenizer(policy: Path) -> Any:
     with _loading(f"{path_text(policy)}: its tokenizer"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(policy)
+        tokenizer: Any = AutoTokenizer.from_pretrained(policy, trust_remote_code=False)
+    tokenizer.init_kwargs.pop(CODE_KEY, None)
     if is_empty(tokenizer):
         raise InputError(f"{path_text(policy)}: has no tokenizer; copy tokenizer.json of its base into it")
     return tokenizer
@@ -229,6 +238,8 @@ def _loading(what: str) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # the hub, the file system, peft and safetensors each raise their own
+        if "trust_remote_code" in str(error):
+            raise InputError(f"{what} brings code of its own, which is never run; {CODE_REMEDY}") from error
         raise InputError(f"{what} can't be loaded: {one_line(error)}") from error
 
 
@@ -236,6 +247,8 @@ def _base_of(adapter: Path) -> str:
     """Read the name of the model that adapters belong to, and see that their weights are whole."""
     with _loading(f"{path_text(adapter)}: its adapters"):
         base = json.loads((adapter / ADAPTER_CONFIG).read_bytes())["base_model_name_or_path"]
+        if not (adapter / ADAPTER_WEIGHTS).is_file():
+            raise ValueError(f"there is no {ADAPTER_WEIGHTS}; adapters in pickles are not read")
         with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as weights:
             weights.keys()
     if not isinstance(base, str) or not base:

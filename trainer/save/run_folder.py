@@ -3,7 +3,7 @@
 Folders of policies are there whole or not at all: written beside, synced, then named.
 """
 
-import itertools
+import fcntl
 import json
 import math
 import os
@@ -11,16 +11,20 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
+from trainer.save.whole_folder import remove_leftovers, sync_file, whole_folder
 
 CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 TRACKERS_FILE = "trackers.json"  # what the services call this run
 LOGS_FOLDER = "logs"
+LOG_FILES = (METRICS_FILE, SAMPLES_FILE)
 
 Line = dict[str, float]
 """What metrics.jsonl says of a step or of a validation."""
@@ -32,6 +36,7 @@ class RunFolder:
     def __init__(self, path: Path, *, writes: bool) -> None:
         self.path = path
         self.writes = writes
+        self._lock: int | None = None  # a file descriptor
 
     @property
     def policy_dir(self) -> Path:
@@ -48,14 +53,95 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            self._take()
             write_config(config, self.path)
         except FileExistsError:
+            self.close()
             raise UsageError(
                 f"{path_text(self.path)}: another run has taken the folder; name a new one with -o"
             ) from None
         except OSError as error:
             raise DpoError(f"{path_text(self.path)}: can't be written: {error.strerror or error}") from error
+
+    def start_over(self) -> None:
+        """Remove what a run has left that ended before its first checkpoint.
+
+        Raises:
+            UsageError: it has not ended.
+        """
+        if self.writes and self.path.is_dir():
+            self._take()
+            self._remove_records()
+            self.close()
+
+    def resume(self, config: TrainConfig, source: Path, log_bytes: Mapping[str, int]) -> list[str]:
+        """Go on in this folder from a checkpoint of the run in `source`, which may be the same: write the
+        configuration, and cut the logs to what they were; give what is to be told of that.
+
+        Raises:
+            DpoError: it can't be written to.
+        """
+        if not self.writes:
+            return []
+        try:
+            self._take()
+            remove_leftovers(self.path)
+            with atomic_writer(self.path / CONFIG_FILE) as stream:
+                stream.write(config_text(config).encode())
+            return [
+                note
+                for name in LOG_FILES
+                if (note := _cut(source / name, self.path / name, log_bytes.get(name, 0))) is not None
+            ]
+        except OSError as error:
+            raise DpoError(f"{path_text(self.path)}: can't be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def closed_on_failure(self) -> Iterator[None]:
+        """Let other runs write here where the block fails; else `close` does."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let other runs write here."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take(self) -> None:
+        """Make the folder, and keep a second run from writing here meanwhile: the first may still be saving."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise UsageError(
+                f"{path_text(self.path)}: another run is writing there; wait for its end, or name a new folder with -o"
+            ) from None
+        except OSError:  # a file system without locks
+            return
+
+    def log_bytes(self) -> dict[str, int]:
+        """Give the lengths of the logs, once they are on the disk."""
+        found = {}
+        for name in LOG_FILES:
+            path = self.path / name
+            if path.exists():
+                sync_file(path)
+                found[name] = path.stat().st_size
+        return found
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of metrics.jsonl, as far as they are whole."""
+        path = self.path / METRICS_FILE
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError):
+                    yield json.loads(line)
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
@@ -65,12 +151,15 @@ class RunFolder:
         except BaseException:
             if self.writes:
                 with suppress(OSError):  # whatever else is in there stays
-                    (self.path / CONFIG_FILE).unlink()
-                    for name in (METRICS_FILE, SAMPLES_FILE, TRACKERS_FILE):  # of a validation before the first step
-                        (self.path / name).unlink(missing_ok=True)
-                    shutil.rmtree(self.path / LOGS_FOLDER, ignore_errors=True)
+                    self._remove_records()
                     self.path.rmdir()
+                self.close()
             raise
+
+    def _remove_records(self) -> None:
+        for name in (CONFIG_FILE, TRACKERS_FILE, *LOG_FILES):  # logs: of a validation before the first step
+            (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / LOGS_FOLDER, ignore_errors=True)
 
     def log(self, line: Mapping[str, float]) -> None:
         """Append a line to metrics.jsonl; what is no number is null there."""
@@ -88,42 +177,6 @@ class RunFolder:
             write(unfinished)
 
 
-@contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to write into, which gets its name when all of it is on the disk; else nothing is left of it.
-
-    Where only the name is taken, the folder is kept under another one: hours of training may be in it.
-
-    Raises:
-        DpoError: it can't be written.
-    """
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        _sync(unfinished)
-        _name(unfinished, path)
-        _sync_folder(path.parent)
-    except DpoError:
-        raise
-    except Exception as error:  # safetensors and tokenizers raise their own for a full disk
-        raise DpoError(f"{path_text(path)}: can't be written: {error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _name(unfinished: Path, path: Path) -> None:
-    try:
-        unfinished.replace(path)
-    except OSError as error:
-        numbered = (path.with_name(f"{path.name}.{number}") for number in itertools.count(2))
-        spare = next(each for each in numbered if not each.exists())
-        unfinished.replace(spare)
-        raise DpoError(
-            f"{path_text(path)}: the name is taken ({error.strerror or error}); all of it is in {path_text(spare)}"
-        ) from error
-
-
 def finite(line: Mapping[str, float]) -> dict[str, float | None]:
     """Put null for what JSON has no number for."""
     return {name: value if math.isfinite(value) else None for name, value in line.items()}
@@ -132,27 +185,22 @@ def finite(line: Mapping[str, float]) -> dict[str, float | None]:
 def write_config(config: TrainConfig, folder: Path) -> None:
     """Write the configuration; the file must be new, so that of two runs one keeps the folder."""
     with (folder / CONFIG_FILE).open("x", encoding="utf-8") as stream:
-        stream.write(config.model_dump_json(indent=2) + "\n")
+        stream.write(config_text(config))
 
 
-def _sync(folder: Path) -> None:
-    """Bring every file to the disk before the folder gets its name, and let others read it as the user's files are."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o666 & ~mask)  # safetensors makes its files private
-            with path.open("rb") as stream:
-                os.fsync(stream.fileno())
-        else:
-            _sync_folder(path)
-    _sync_folder(folder)
+def config_text(config: TrainConfig) -> str:
+    """Give the configuration as it is written into files."""
+    return config.model_dump_json(indent=2) + "\n"
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _cut(source: Path, target: Path, size: int) -> str | None:
+    """Make a log what it was when it had so many bytes; say so where it has lost some since."""
+    if source == target and source.exists() and source.stat().st_size > size:
+        os.truncate(target, size)
+    elif source != target and size:
+        with source.open("rb") as old, atomic_writer(target) as new:
+            new.write(old.read(size))
+    found = target.stat().st_size if target.exists() else 0
+    if found < size:
+        return f"resume: {path_text(target)} has {found:,} bytes, and had {size:,} at the checkpoint: lines are missing"
+    return None

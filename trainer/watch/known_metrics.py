@@ -29,7 +29,7 @@ STEP_METRICS = (
 
 
 def refuse_unknown_metric(
-    metric: MetricName | None, training: Training, sets: Sequence[ValidationSet], first: Step
+    metric: MetricName | None, training: Training, sets: Sequence[ValidationSet], steps: Sequence[Step]
 ) -> None:
     """Compute the metrics of some pairs, and hold the wanted one to them.
 
@@ -43,7 +43,7 @@ def refuse_unknown_metric(
         names = {*pair_metrics(training, one.packer, one.reference, _some(one.pairs, one.packer))}
     else:
         packer = training.packer
-        pairs = _some([*first.pairs, *every_pair(packer.groups)], packer)
+        pairs = _some([*(pair for step in steps[:1] for pair in step.pairs), *every_pair(packer.groups)], packer)
         names = {*pair_metrics(training, packer, training.reference, pairs), *STEP_METRICS}
     if metric.name not in names:
         raise UsageError(f"checkpointing.metric_name={metric}: no such metric; {_offer(metric.name, names)}")

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from schemas.terminal import counted, path_text, printable, stderr_console
-from trainer.checkpoint.checkpoints import BestPolicy, Checkpoints, free_bytes, most_policies
+from trainer.checkpoint.checkpoints import BestPolicy, Checkpoints, free_bytes, most_bytes
 from trainer.config.sections import TrainConfig
 from trainer.data.tokenize import PairDrop, TokenizedPairs
 from trainer.run.schedule import Schedule
@@ -67,15 +67,15 @@ class RunReport:
         if sets:
             self.say(f"{counted(schedule.num_validations, 'validation')} of {_sets(sets)}")
 
-    def saving(self, checkpoints: Checkpoints, schedule: Schedule, policy_bytes: int) -> None:
-        """Say how many checkpoints there will be, and by what they are compared."""
+    def saving(self, checkpoints: Checkpoints, schedule: Schedule, *, policy: int, state: int) -> None:
+        """Say how many checkpoints there will be, and by what they are compared; their parts have so many bytes."""
         options, number = checkpoints.options, schedule.num_checkpoints
         if options.checkpoint_must_save_by is not None:
             self.say(f"within {options.checkpoint_must_save_by} (days:hours:minutes:seconds) the run saves and ends")
         if number:
             self._checkpoints(checkpoints, number)
         folder = checkpoints.folder if number else checkpoints.config.output_dir
-        needed, free = policy_bytes * most_policies(number, options.keep_top_k), free_bytes(folder)
+        needed, free = most_bytes(number, options, policy=policy, state=state), free_bytes(folder)
         if needed > free:
             what = "checkpoints and policy" if number else "the policy"
             fewer = "keep fewer with checkpointing.keep_top_k, or save less often with checkpointing.save_period"

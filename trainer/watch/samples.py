@@ -21,6 +21,7 @@ from trainer.config.data import DEFAULT_SET
 from trainer.config.sections import TrainConfig
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
 from trainer.model.scorer import ResponseScorer
+from trainer.model.sharded import is_sharded
 
 TRAIN_SET = "train"
 """What the training data are called where there is no validation set."""
@@ -30,7 +31,8 @@ SHOWN_CHARACTERS = 96
 """Of each text on stderr; samples.jsonl has all of it."""
 
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Where the main process has all the weights, and may use them while the others wait."""
+"""Where the main process has all the weights, and may use them while the others wait. Where they are sharded, all
+processes answer the same prompts in step, each with its part of the weights."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +74,20 @@ class Samples:
         return step % period == 0 if period else validated
 
     def take(self, step: int) -> list[Sample]:
-        """Answer the prompts, show them and write them down; on other processes than the main one do nothing.
+        """Answer the prompts, show them and write them down; all processes must call this, the main one has the result.
 
         A model that can't generate costs the samples, not the run.
         """
-        if not self.groups or self.failed or not self.accelerator.is_main_process:
+        is_main = self.accelerator.is_main_process
+        if not self.groups or self.failed or not (is_main or is_sharded(self.accelerator)):
             return []
         try:
             samples = list(self._answer(step))
         except Exception as error:  # each architecture has its own ways not to generate
             self.failed.append(str(error))
             self.say(f"warning: samples: {type(error).__name__}: {_cut(str(error))}; there will be none in this run")
+            return []
+        if not is_main:
             return []
         with self.path.open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps(sample.as_dict()) + "\n" for sample in samples)
@@ -96,11 +101,11 @@ class Samples:
             for start in range(0, len(self.groups), SAMPLES_AT_ONCE):
                 groups = self.groups[start : start + SAMPLES_AT_ONCE]
                 answers = _greedy(
-                    self.scorer.base,
+                    self.scorer,
                     [group.prompt for group in groups],
                     end_ids=self.end_ids,
                     max_new_tokens=self.config.logger.sample_max_new_tokens,
-                    device=self.accelerator.device,
+                    accelerator=self.accelerator,
                 )
                 for group, answer in zip(groups, answers, strict=True):
                     yield self._sample(step, group, answer)
@@ -146,10 +151,11 @@ def start_samples(
     groups = tuple(sets.get(name, training)[: config.logger.num_val_samples_to_print])
     if groups and not sets and not _period(config):
         say("samples: none, for there are no validations; logger.sample_period=50 takes every 50th step")
-    if groups and accelerator.distributed_type not in WHOLE:
+    if groups and accelerator.distributed_type not in WHOLE and not is_sharded(accelerator):
         say(f"samples: none under {accelerator.distributed_type.value}, where no process has the whole policy")
         groups = ()
-    plain = accelerator.unwrap_model(scorer, keep_torch_compile=True) if groups else scorer
+    is_wrapped = groups and not is_sharded(accelerator)
+    plain = accelerator.unwrap_model(scorer, keep_torch_compile=True) if is_wrapped else scorer
     return Samples(config, accelerator, plain, tokenizer, end_ids, name, groups, path, say)
 
 
@@ -160,19 +166,26 @@ def _period(config: TrainConfig) -> int:
 
 
 def _greedy(
-    model: Any, prompts: Sequence[Sequence[int]], *, end_ids: frozenset[int], max_new_tokens: int, device: torch.device
+    scorer: ResponseScorer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    end_ids: frozenset[int],
+    max_new_tokens: int,
+    accelerator: Accelerator,
 ) -> list[list[int]]:
     """Generate after each prompt, all at once, padded on the left; give the tokens before the end of the turn."""
+    model, device = scorer.base, accelerator.device
     longest = max(map(len, prompts))
     input_ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
     for number, prompt in enumerate(prompts):
         input_ids[number, longest - len(prompt) :] = torch.tensor(prompt)
         attention_mask[number, longest - len(prompt) :] = 1
-    output: Tensor = model.generate(
+    output: Tensor = scorer.generate(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
         generation_config=_settings(model, end_ids, _room(model.config, longest, max_new_tokens)),
+        synced_gpus=is_sharded(accelerator),  # none ends before the others, who need its part of the weights
     )
     return [_before_end(row, end_ids) for row in output[:, longest:].tolist()]
 

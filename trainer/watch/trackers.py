@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Self
 
 from accelerate.tracking import MLflowTracker, SwanLabTracker, TensorBoardTracker, TrackioTracker, WandBTracker
 
+from schemas.secrets import without_secrets
 from trainer.config.records import LoggerSection
-from trainer.config.secrets import without_secrets
 from trainer.config.sections import TrainConfig
 from trainer.save.run_folder import LOGS_FOLDER, TRACKERS_FILE
 from trainer.watch.samples import Sample

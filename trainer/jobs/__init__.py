@@ -1,0 +1,1 @@
+"""Job files for clusters: what `dpo cluster` prints. Nothing here imports torch."""
