@@ -1,17 +1,18 @@
 """The time of a step over one process and over two, on a CPU, each process with one thread.
 
-    python benchmarks/scaling.py                       # results in benchmarks/results/scaling_cpu.json
-    python benchmarks/scaling.py --repeats 9 --nice -20     # as root, where other work is running
+    python benchmarks/scaling.py                   # results in benchmarks/results/scaling_cpu.json
+    python benchmarks/scaling.py --real-time       # as root, where other work is running
 
-The same random model takes the same steps of the same pairs each time. Contestants take turns:
+The same random model takes the same steps of the same pairs each time. All contestants are started at first, and then
+take turns, a step each:
 
     one       a process alone
     apart     two such processes at once that know nothing of one another: what the machine itself loses with two
     ddp       two processes that share a step, whole weights on both
     fsdp2     two processes that share a step, half of the weights on each
 
-What a second process gains is the time of `one` over that of `ddp` or `fsdp2`; 2 x one / apart is the most that it
-could. Steps are timed on the main process, the first epoch is left out. For many GPUs see scaling_model.py.
+What a second process gains is the time of `one` over that of `ddp` or `fsdp2`; twice `one` over `apart` is the most
+that it could. The slower process counts. For many GPUs see scaling_model.py.
 """
 
 import argparse
@@ -25,7 +26,10 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +38,21 @@ from made_pairs import SHAPES, write_inputs
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 SHAPE, MODEL = "best_worst", "small"
-BATCH_SIZE = 8
-ROW_TOKENS = 1280
-"""Of a row: two prompts of 192 tokens with two responses of 128 to 256 each, so that a step has four rows or so."""
+BATCH_SIZE, ROW_TOKENS = 4, 1280
+"""A prompt has 192 tokens and two responses of 128 to 256, so that a step has two rows of two prompts each."""
 
-CONTESTANTS = {"one": 1, "apart": 2, "ddp": 2, "fsdp2": 2}
-"""Processes of each."""
+CONTESTANTS = {"one": [("ddp", 1)], "apart": [("ddp", 1)] * 2, "ddp": [("ddp", 2)], "fsdp2": [("fsdp2", 2)]}
+"""The worlds of each: how a world shares the model, and over how many processes."""
+
+WARM_UP = 2
+"""Turns that aren't counted."""
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736"}
 """glibc keeps freed memory instead of handing it back and fetching it again for each tensor."""
 
 
-def contestant(name: str, folder: Path, num_epochs: int) -> None:
-    """Train with the parts that `dpo train` is made of, as one process of however many; print the steps' seconds."""
+def work(profile: str, folder: Path, *, is_first: bool) -> None:
+    """Set up with the parts that `dpo train` is made of; then train a step for each line on stdin and tell of it."""
     warnings.simplefilter("ignore")
     from trainer.config.settings import resolve
     from trainer.data.plan import plan_steps
@@ -59,10 +65,9 @@ def contestant(name: str, folder: Path, num_epochs: int) -> None:
         [
             f"policy.train_global_batch_size={BATCH_SIZE}",
             f"policy.tokens_per_microbatch={ROW_TOKENS}",
-            "policy.max_total_sequence_length=1024",
             "policy.self_check=false",
             "reference.cache_dir=null",
-            f"cluster.accelerate_config={'fsdp2' if name == 'fsdp2' else 'ddp'}",
+            f"cluster.accelerate_config={profile}",
         ],
         train_data_path=folder / "pairs.jsonl",
         model_name=str(folder / "policy"),
@@ -71,100 +76,133 @@ def contestant(name: str, folder: Path, num_epochs: int) -> None:
     accelerator, config = start_accelerator(config)
     model, tokenizer = load_policy(config.policy.model_name)
     data = tokenize(config, load_groups(config.data.train, shown=False), model, tokenizer, shown=False)
-    steps = plan_steps(data.groups, seed=1, global_batch_size=BATCH_SIZE, num_epochs=num_epochs, max_steps=None)
+    steps = plan_steps(data.groups, seed=1, global_batch_size=BATCH_SIZE, num_epochs=1, max_steps=None)
     training = set_up(config, accelerator, model, data, steps)
-    took, losses, tokens = [], [], []
-    for step in steps:
-        accelerator.wait_for_everyone()
-        started = time.perf_counter()
-        found = train_step(training, step)
-        seconds = time.perf_counter() - started
-        if step.epoch:
-            took.append(seconds)
-            tokens.append(found["tokens_per_second"] * found["step_seconds"])
-        losses.append(found["loss"])
-    if accelerator.is_main_process:
-        print("FIGURES " + json.dumps({"seconds": took, "tokens": tokens, "losses": losses}))
+    for _, step in zip(sys.stdin, cycle(steps), strict=False):
+        with _first_in_line(is_first=is_first):
+            accelerator.wait_for_everyone()
+            started = time.perf_counter()
+            found = train_step(training, step)
+            seconds = time.perf_counter() - started
+        tokens = found["tokens_per_second"] * found["step_seconds"]
+        print("FIGURES " + json.dumps({"seconds": seconds, "tokens": tokens, "loss": found["loss"]}), flush=True)
     accelerator.end_training()
 
 
-def measure(name: str, folder: Path, num_epochs: int) -> dict[str, Any]:
-    """Run one contestant; the figures of its main process, or of the slower one of two that are apart."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, "--contestant", name, str(folder), str(num_epochs)],
-            env=os.environ | KEEP_MEMORY | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"} | place,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for place in _places(name)
-    ]
-    outputs = [process.communicate() for process in processes]
-    if any(process.returncode for process in processes):
-        raise SystemExit("\n".join(errors for _, errors in outputs))
-    lines = [line for output, _ in outputs for line in output.splitlines() if line.startswith("FIGURES ")]
-    return max((json.loads(line.removeprefix("FIGURES ")) for line in lines), key=lambda one: sum(one["seconds"]))
+@contextmanager
+def _first_in_line(*, is_first: bool) -> Iterator[None]:
+    """Let all threads of this process go before other work while the block runs."""
+    if is_first:
+        _set_scheduler(os.SCHED_RR, 1)
+    try:
+        yield
+    finally:
+        if is_first:
+            _set_scheduler(os.SCHED_OTHER, 0)
 
 
-def _places(name: str) -> list[dict[str, str]]:
-    """Give the variables that a launcher would set, for each process."""
-    count = CONTESTANTS[name]
-    if name in ("one", "apart"):
-        return [{}] * count
+def _set_scheduler(policy: int, priority: int) -> None:
+    for thread in Path("/proc/self/task").iterdir():
+        os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
+
+
+class World:
+    """Processes that train together, and wait in between."""
+
+    def __init__(self, profile: str, num_processes: int, folder: Path, *options: str) -> None:
+        command = [sys.executable, __file__, "--work", profile, str(folder), *options]
+        environment = os.environ | KEEP_MEMORY | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.processes: list[Any] = [
+            subprocess.Popen(command, env=environment | place, **pipes) for place in _places(num_processes)
+        ]
+
+    def go(self) -> None:
+        """Let the processes begin a step."""
+        for process in self.processes:
+            process.stdin.write("step\n")
+            process.stdin.flush()
+
+    def figures(self) -> dict[str, float]:
+        """Wait for the end of the step; give the figures of the slower process."""
+        return max((self._told(process) for process in self.processes), key=lambda one: one["seconds"])
+
+    def end(self) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.stdin.close()
+        for process in self.processes:
+            process.wait()
+
+    def _told(self, process: Any) -> dict[str, float]:
+        for line in process.stdout:
+            if line.startswith("FIGURES "):
+                return dict(json.loads(line.removeprefix("FIGURES ")))
+        raise SystemExit("a process has ended; what it said stands above")
+
+
+def _places(num_processes: int) -> list[dict[str, str]]:
+    """Give the variables that a launcher would set, for each process of a world."""
+    if num_processes == 1:
+        return [{}]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    world = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    return [world | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    world |= {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes)}
+    return [world | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_processes)]
 
 
-def compare(repeats: int, num_epochs: int) -> dict[str, Any]:
-    """Let the contestants take turns; the median step of each turn, and the ratios turn by turn."""
-    turns: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
-    losses: dict[str, list[float]] = {}
-    tokens: list[float] = []
+def compare(num_turns: int, *options: str) -> dict[str, Any]:
+    """Let the contestants take turns; give the median step of each, and the ratios turn by turn."""
+    turns: list[dict[str, dict[str, float]]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        write_inputs(folder, SHAPES[SHAPE], MODEL, "cpu")
-        for turn in range(repeats):
-            for name in CONTESTANTS:
-                figures = measure(name, folder, num_epochs)
-                turns[name].append(statistics.median(figures["seconds"]))
-                losses[name], tokens = figures["losses"], figures["tokens"]
-            told = ", ".join(f"{name} {times[-1]:.2f} s" for name, times in turns.items())
-            print(f"  turn {turn + 1}: {told}", file=sys.stderr, flush=True)
-    apart = max(abs(a - b) for name in losses for a, b in zip(losses["one"], losses[name], strict=True))
-    assert apart < 1e-4, f"the contestants did not train the same: their losses are up to {apart} apart"
+        write_inputs(Path(scratch), SHAPES[SHAPE], MODEL, "cpu")
+        contestants = {
+            name: [World(*each, Path(scratch), *options) for each in worlds] for name, worlds in CONTESTANTS.items()
+        }
+        for number in range(WARM_UP + num_turns):
+            turns.append({name: _step(worlds) for name, worlds in contestants.items()})
+            told = ", ".join(f"{name} {found['seconds']:.2f} s" for name, found in turns[-1].items())
+            print(f"  turn {number + 1}: {told}", file=sys.stderr, flush=True)
+        for worlds in contestants.values():
+            for world in worlds:
+                world.end()
+    difference = max(abs(found["loss"] - turn["one"]["loss"]) for turn in turns for found in turn.values())
+    assert difference < 1e-4, f"the contestants don't train the same: their losses are up to {difference} apart"
+    counted = turns[WARM_UP:]
     gains = {
-        name: [one / two * (2 if name == "apart" else 1) for one, two in zip(turns["one"], turns[name], strict=True)]
+        name: [(1 + (name == "apart")) * turn["one"]["seconds"] / turn[name]["seconds"] for turn in counted]
         for name in ("apart", "ddp", "fsdp2")
     }
     return {
-        "tokens_per_step": statistics.fmean(tokens),
-        "seconds": {name: statistics.median(times) for name, times in turns.items()},
+        "tokens_per_step": statistics.fmean(turn["one"]["tokens"] for turn in counted),
+        "seconds": {name: statistics.median(turn[name]["seconds"] for turn in counted) for name in CONTESTANTS},
         "gain": {name: statistics.median(each) for name, each in gains.items()},
-        "gain_range": {name: [min(each), max(each)] for name, each in gains.items()},
-        "largest_difference_of_losses": apart,
-        "turns": turns,
+        "quartiles_of_gain": {name: statistics.quantiles(each, n=4)[::2] for name, each in gains.items()},
+        "largest_difference_of_losses": difference,
+        "turns": [{name: found["seconds"] for name, found in turn.items()} for turn in counted],
     }
+
+
+def _step(worlds: list[World]) -> dict[str, float]:
+    for world in worlds:
+        world.go()
+    return max((world.figures() for world in worlds), key=lambda one: one["seconds"])
 
 
 def main() -> None:
     """Measure, print a table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=3, help="of two steps each; the first is not timed")
-    parser.add_argument("--nice", type=int, default=0, help="priority, for a machine that is doing other work")
+    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--real-time", action="store_true", help="steps go before all other work of the machine")
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling_cpu.json")
-    parser.add_argument("--contestant", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.contestant:
-        name, folder, num_epochs = args.contestant
-        contestant(name, Path(folder), int(num_epochs))
+    if args.work:
+        profile, folder = args.work
+        work(profile, Path(folder), is_first=args.real_time)
         return
-    os.nice(args.nice)
-    result = compare(args.repeats, args.epochs)
+    result = compare(args.turns, *(["--real-time"] if args.real_time else []))
     report = {
         "device": f"{os.cpu_count()} CPU cores",
         "python": platform.python_version(),
@@ -175,9 +213,10 @@ def main() -> None:
         "row_tokens": ROW_TOKENS,
         **result,
     }
-    print("| | seconds a step | gain of the second process |\n|---|---|---|")
+    print("| | seconds a step | gain, with its quartiles |\n|---|---|---|")
     for name, seconds in result["seconds"].items():
-        gain = f"{result['gain'][name]:.2f}x" if name in result["gain"] else ""
+        quartiles = [f"{each:.2f}" for each in result["quartiles_of_gain"].get(name, [])]
+        gain = f"{result['gain'][name]:.2f}x ({' to '.join(quartiles)})" if quartiles else ""
         print(f"| {name} | {seconds:.2f} | {gain} |")
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(report, indent=1) + "\n")

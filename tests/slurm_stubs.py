@@ -4,9 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import cli
+
+SCRIPT = "job.sh"
 
 SRUN = """#!{python}
 import json, os, signal, subprocess, sys, time
@@ -154,3 +160,23 @@ class Cluster:
         """Say how a stand-in for dpo came to its end; None where it was killed."""
         path = self.folder / f"ended-{start}-{rank}"
         return path.read_text() if path.exists() else None
+
+
+def write_script(*arguments: str) -> None:
+    """Write the script into this folder, which is the cluster's."""
+    cli.app(["cluster", "slurm", "-O", SCRIPT, *arguments], standalone_mode=False)
+
+
+def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    """Wait for what a script leaves on its way, as long as it runs."""
+    until = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def child_of(process: "subprocess.Popen[str]") -> int:
+    """Give the number of the one process that a script waits for, which is srun."""
+    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return int(child)

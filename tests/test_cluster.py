@@ -82,7 +82,7 @@ def expanded(argument: str, variables: dict[str, str]) -> str:
         ([*SLURM, "policy.model_name=n"], "policy.model_name: given as an option and as policy.model_name="),
         ([*SLURM, "--nodes", "2", "cluster.num_nodes=2"], "cluster.num_nodes: given as an option and as"),
         ([*SLURM, "--gpus-per-node", "many"], "cluster.gpus_per_node"),
-        ([*SLURM, "--gpus-per-node", "0"], "Input should be greater than 0"),
+        ([*SLURM, "--gpus-per-node", "0"], "cluster.gpus_per_node"),
         # what would not go on by itself
         ([*SLURM, "checkpointing.resume=auto"], "checkpointing.resume: leave it out; each start of a job has"),
         ([*SLURM, "+checkpointing.resume=runs/old"], "checkpointing.resume: leave it out; each start of a job has"),

@@ -4,19 +4,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-import cli
-from tests.slurm_stubs import Cluster
-from tests.training_runs import USUAL, filled, lines_of
+from tests.slurm_stubs import SCRIPT, Cluster, child_of, wait_for, write_script
 
-REPOSITORY = Path(__file__).parents[1]
-DPO_ITSELF = "#!{python}\nimport cli\n\ncli.main()\n"
-
-SCRIPT = "job.sh"
 HOSTILE = (
     "with space",
     "it's",
@@ -42,28 +35,8 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return cluster
 
 
-def write_script(*arguments: str) -> None:
-    """Write the script into this folder, which is the cluster's."""
-    cli.app(["cluster", "slurm", "-O", SCRIPT, *arguments], standalone_mode=False)
-
-
 def write_usual() -> None:
     write_script("pairs.jsonl", "--model", "m", "-o", "runs/x", "--gpus-per-node", "2")
-
-
-def wait_for(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for what a script leaves on its way, as long as it runs."""
-    until = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-def child_of(process: "subprocess.Popen[str]") -> int:
-    """Give the number of the one process that a script waits for, which is srun."""
-    (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return int(child)
 
 
 def test_a_job_that_stops_with_a_checkpoint_is_queued_again_until_it_has_finished(cluster: Cluster) -> None:
@@ -220,32 +193,3 @@ def test_the_script_is_bash(cluster: Cluster, options: tuple[str, ...]) -> None:
     write_script("p.jsonl", "--model", "m", *options)
     checked = subprocess.run(["bash", "-n", SCRIPT], cwd=cluster.folder, capture_output=True, text=True, check=False)
     assert (checked.returncode, checked.stderr) == (0, "")
-
-
-@pytest.mark.slow
-def test_two_processes_train_over_two_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole way with dpo itself: signalled, saved, queued again, gone on with, finished."""
-    cluster = Cluster(filled(tmp_path))
-    cluster.install(dpo=False)
-    cluster.put_on_path("dpo", DPO_ITSELF)
-    monkeypatch.chdir(tmp_path)
-    on_cpu = ("--gpus-per-node", "none", "cluster.cpu_processes=2")
-    write_script("pairs.jsonl", "--model", "policy", "-o", "runs/x", *on_cpu, *USUAL)  # 9 times 3 steps
-    metrics = tmp_path / "runs" / "x" / "metrics.jsonl"
-
-    process = cluster.start(SCRIPT, PYTHONPATH=str(REPOSITORY))
-    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
-    os.kill(child_of(process), signal.SIGUSR1)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    assert "2 processes" in errors
-    assert "by SIGUSR1" in errors
-    assert cluster.requeued == ["1234567"]
-    num_before = len(lines_of(metrics.parent))
-    assert 0 < num_before < 27
-
-    code, errors = cluster.run(SCRIPT, restarts=1, PYTHONPATH=str(REPOSITORY))
-    assert code == 0, errors
-    assert [line["step"] for line in lines_of(metrics.parent)] == [*range(1, 28)]
-    assert (metrics.parent / "policy" / "model.safetensors").is_file()
-    assert cluster.requeued == ["1234567"]

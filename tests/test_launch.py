@@ -249,20 +249,10 @@ def test_what_can_t_be_started(settings: tuple[str, ...], message: str, monkeypa
         launch(resolve(settings, train_data_path=() if "data" in settings[0] else Path("p.jsonl")), [])
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (("cluster.gpus_per_node=1",), "there is no GPU here; --gpus none trains on the CPU"),
-        (
-            ("cluster.accelerate_config=zero3",),
-            "cluster.accelerate_config=zero3: DeepSpeed needs GPUs",
-        ),
-    ],
-)
-def test_what_needs_a_gpu(settings: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_is_asked_for_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainer.launch.launcher.num_gpus", lambda: 0)
-    with pytest.raises(UsageError, match=message):
-        launch(configuration(*settings), [])
+    with pytest.raises(UsageError, match="there is no GPU here; --gpus none trains on the CPU"):
+        launch(configuration("cluster.gpus_per_node=1"), [])
 
 
 def test_one_process_is_this_one(monkeypatch: pytest.MonkeyPatch) -> None:

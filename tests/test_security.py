@@ -1,11 +1,14 @@
 """What a model, a file of pairs or a configuration from somebody else can't do; docs/security.md has the list."""
 
 import ast
+import contextlib
 import json
 import os
+import pickle
 import re
 import socket
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,10 @@ from schemas.lines import LineError
 from schemas.rows import read_rows
 from schemas.secrets import tree_without_secrets, without_logins, without_secrets
 from schemas.terminal import excerpt, path_text
+from tests.conversations import pair
 from tests.tiny_models import save_tiny_policy
 from tests.training_runs import filled, run
+from trainer.config.preflight import refuse_missing_folder
 from trainer.config.secrets import config_without_secrets
 from trainer.config.sections import TrainConfig
 from trainer.config.show import config_tree, differing_yaml
@@ -31,6 +36,7 @@ from trainer.config.told import Told
 from trainer.config.yaml_file import read_yaml
 from trainer.data.hub import hub_rows
 from trainer.data.limits import bounded_memory
+from trainer.data.prompts import PromptTexts, with_texts
 from trainer.model.lora import load_adapter
 from trainer.model.policy import load_policy, load_shape, load_tokenizer
 from trainer.save.card import Result, model_card
@@ -201,6 +207,20 @@ def test_adapters_in_pickles_are_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "canary").exists()
 
 
+def test_pickles_beside_a_checkpoint_are_never_opened(tmp_path: Path) -> None:
+    """Those of other tools hold optimizer.pt, .metadata of torch's, DeepSpeed's *.pt: none is resumed from."""
+    filled(tmp_path)
+    settings = ("checkpointing.save_period=1", "checkpointing.resume=auto")
+    run(tmp_path, "run", *settings, "checkpointing.checkpoint_must_save_by=0:0:0:0", num_steps=3)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_1"
+    for name in (".metadata", "__0_0.distcp", "optimizer.pt", "random_states_0.pkl", "mp_rank_00_model_states.pt"):
+        for folder in (checkpoint, *(path for path in checkpoint.iterdir() if path.is_dir())):
+            (folder / name).write_bytes(pickle.dumps(Canary(tmp_path / "canary")))
+    with contextlib.suppress(DpoError):  # it may be refused, as long as it is not opened
+        run(tmp_path, "run", *settings, num_steps=3)
+    assert not (tmp_path / "canary").exists()
+
+
 # Code that comes with models and data sets
 
 CODE = """
@@ -360,6 +380,13 @@ def test_rows_that_are_nested_too_deeply_are_told(tmp_path: Path) -> None:
         list(read_rows(tmp_path / "pairs.json"))
 
 
+@pytest.mark.parametrize("frame", ["{0.__class__} {}", "{0[0]} {}", "{} {x!r}", "{:>{width}}", "{}{{{}}}{:9}"])
+def test_a_frame_for_prompts_is_no_program(frame: str) -> None:
+    """Braces that are more than a place for the question stay as they are, and so do those of the question."""
+    framed = with_texts(pair("a", "b", prompt="{0.__class__}"), PromptTexts(None, frame), Counter()).prompt[0]
+    assert framed["content"] == frame.replace("{}", "{0.__class__}")
+
+
 # Names
 
 
@@ -393,6 +420,16 @@ def test_a_hostile_name_adds_nothing_to_a_card(tmp_path: Path) -> None:
     assert not any(char in card for char in "\x1b\x07\u202e")
     assert not any(line.startswith(("::", "license:", "base_model:")) for line in card.splitlines())
     assert "<script>" not in card.partition("```python")[0]
+
+
+@pytest.mark.parametrize("name", ["./a\n::error file=x::y\x1b[2J", "/a\u202e\x9b2J/b\r::debug::z"])
+def test_the_name_of_a_model_is_shown_on_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nothing in it drives a terminal, or is a line that GitHub's runners take for a command."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for refused in (refuse_missing_folder, load_policy):
+        with pytest.raises(InputError) as caught:
+            refused(name)
+        assert not any(char in str(caught.value) for char in "\n\r\x1b\x9b\u202e")
 
 
 # Secrets

@@ -37,7 +37,9 @@ def folder(tmp_path: Path) -> Path:
         for rejected in range(3)
     ]
     write_rows(tmp_path / "pairs.jsonl", rows)
-    write_rows(tmp_path / "held_out.jsonl", [{"prompt": f"Other {n}", "chosen": "yes", "rejected": "n"} for n in (1, 2)])
+    write_rows(
+        tmp_path / "held_out.jsonl", [{"prompt": f"Other {n}", "chosen": "yes", "rejected": "n"} for n in (1, 2)]
+    )
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""Runs that are killed and gone on with, for tests: each in a process forked from one that has torch loaded.
+"""Runs that are killed and gone on with, for tests: each process is forked from one that has torch loaded.
 
 A process is killed by SIGKILL, either after a time or at its n-th operation on files (as Python's audit events tell
 them): opening, renaming, removing, making folders. So each point between two of these operations can be hit.
@@ -7,6 +7,7 @@ them): opening, renaming, removing, making folders. So each point between two of
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,10 +15,12 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
 from safetensors.torch import load_file
 
+from schemas.errors import DpoError
 from trainer.config.settings import resolve
 from trainer.run.loop import train
 
@@ -31,32 +34,61 @@ class Kill:
     """When a process is to be killed; never, where both are None."""
 
     after_seconds: float | None = None
-    at_operation: int | None = None  # counted from 1
+    at_operation: int | None = None  # on files of the run's folder, counted from 1
 
 
-NO_KILL = Kill()
+@dataclass(frozen=True)
+class Job:
+    """A training as it is started again and again: by `tests.training_runs.filled`'s folder and settings."""
+
+    folder: Path
+    settings: tuple[str, ...]
+    name: str = "run"
+
+    @property
+    def run(self) -> Path:
+        """Give the run's folder."""
+        return self.folder / self.name
+
+    @property
+    def log(self) -> Path:
+        """Give the file that all of its processes write what they say into."""
+        return self.folder / f"{self.name}.log"
+
+    def start(self, *more: str, kill: Kill | None = None) -> int:
+        """Train in one forked process; give its exit code, below 0 where a signal ended it."""
+        return self.start_many(1, *more, kills=[kill])[0]
+
+    def start_many(self, num_processes: int, *more: str, kills: Sequence[Kill | None] = ()) -> list[int]:
+        """Train in forked processes, as a launcher starts them; give their exit codes."""
+        return [end(child) for child in self.launch(num_processes, *more, kills=kills)]
+
+    def launch(self, num_processes: int, *more: str, kills: Sequence[Kill | None] = ()) -> list[int]:
+        """Fork the processes and give their numbers; `end` waits for one."""
+        port = _free_port()
+        children = []
+        for rank in range(num_processes):
+            child = os.fork()
+            if child == 0:
+                _become(rank, num_processes, port)
+                _train_and_leave(self, more, kills[rank] if rank < len(kills) else None)
+            children.append(child)
+        return children
+
+    def count_operations(self) -> int:
+        """Train in a forked process and count its operations on files of the run's folder."""
+        counter = self.folder / f"{self.name}.count"
+        child = os.fork()
+        if child == 0:
+            _train_and_leave(self, (), Kill(at_operation=-1), counter)
+        assert end(child) == 0, self.log.read_text()
+        return int(counter.read_text())
 
 
-def run_in_child(arguments: Sequence[str], run: Path, log: Path, kill: Kill = NO_KILL, **paths: Path) -> int:
-    """Train in a forked process with `--resume auto`; give its wait status. What it says goes into the file `log`."""
-    child = os.fork()
-    if child == 0:
-        _train_and_end(arguments, run, log, kill, paths)
+def end(child: int) -> int:
+    """Wait for a forked process; give its exit code, below 0 where a signal ended it."""
     _, status = os.waitpid(child, 0)
-    return status
-
-
-def count_operations(arguments: Sequence[str], run: Path, log: Path, **paths: Path) -> int:
-    """Train in a forked process and count its operations on files of the run's folder."""
-    counter = log.with_suffix(".count")
-    status = run_in_child([*arguments], run, log, Kill(at_operation=-1), counter=counter, **paths)
-    assert status == 0, log.read_text()
-    return int(counter.read_text())
-
-
-def was_killed(status: int) -> bool:
-    """Say whether a process was ended by SIGKILL."""
-    return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    return os.waitstatus_to_exitcode(status)
 
 
 def outcome(run: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
@@ -73,46 +105,57 @@ def outcome(run: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     ]
 
 
-def _train_and_end(arguments: Sequence[str], run: Path, log: Path, kill: Kill, paths: dict[str, Path]) -> None:
-    """Train, and leave without a way back into the test that has forked."""
-    counter = paths.pop("counter", None)
-    code = 1
+def _become(rank: int, num_processes: int, port: int) -> None:
+    """Make this process one of those that a launcher has started."""
+    if num_processes > 1:
+        told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
+        os.environ |= {name: str(value) for name, value in told.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _train_and_leave(job: Job, more: Sequence[str], kill: Kill | None, counter: Path | None = None) -> NoReturn:
+    """Train as `dpo train --resume auto` does, and leave without a way back into the test that has forked."""
+    code = 4
     try:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, sys.stdout.fileno())
-        os.dup2(output, sys.stderr.fileno())
+        torch.set_num_threads(1)  # OpenMP's threads of the process that has forked are not here
+        output = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number in (1, 2):
+            os.dup2(output, number)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
         config = resolve(
-            [*arguments, "checkpointing.resume=auto"],
-            train_data_path=paths["pairs"],
-            model_name=str(paths["model"]),
-            output_dir=run,
+            [*job.settings, "checkpointing.resume=auto", "cluster.gpus_per_node=none", *more],
+            train_data_path=job.folder / "pairs.jsonl",
+            model_name=str(job.folder / "policy"),
+            output_dir=job.run,
         )
-        done = _arm(kill, run)
-        result = train(config)
-        code = 0 if result is not None and result.finished else 75
+        done = _arm(kill, job.run)
+        result = train(config, listens=True)
+        code = 75 if result is not None and not result.finished else 0
         if counter is not None:
             counter.write_text(str(done[0]))
+    except DpoError as error:
+        code = error.exit_code
+        os.write(2, f"dpo: error: {'' if error.is_told_elsewhere else error}\n".encode())
     except BaseException:
-        traceback.print_exc(file=open(log, "a"))  # noqa: SIM115, PTH123
+        os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(code)
 
 
-def _arm(kill: Kill, run: Path) -> list[int]:
+def _arm(kill: Kill | None, run: Path) -> list[int]:
     """Count operations on the run's files, and kill this process when it is time."""
     done = [0]
     place = str(run)
 
     def hook(event: str, values: tuple[Any, ...]) -> None:
-        paths = [str(each) for each in values if isinstance(each, str | Path)]
-        if event in FILE_EVENTS and any(path.startswith(place) for path in paths):
+        if event in FILE_EVENTS and any(str(each).startswith(place) for each in values if isinstance(each, str | Path)):
             done[0] += 1
-            if done[0] == kill.at_operation:
+            if kill is not None and done[0] == kill.at_operation:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    if kill.at_operation is not None:
+    if kill is not None and kill.at_operation is not None:
         sys.addaudithook(hook)
-    if kill.after_seconds is not None:
+    if kill is not None and kill.after_seconds is not None:
         threading.Thread(target=_kill_after, args=(kill.after_seconds,), daemon=True).start()
     return done
 
@@ -120,3 +163,9 @@ def _arm(kill: Kill, run: Path) -> list[int]:
 def _kill_after(seconds: float) -> None:
     time.sleep(seconds)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

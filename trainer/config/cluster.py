@@ -1,9 +1,10 @@
 """`cluster.*`: the processes of a run, and how they share the model."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat, PositiveInt, field_validator
 
+from schemas.terminal import excerpt
 from trainer.config.base import Section
 
 PROFILES = ("ddp", "fsdp2", "hsdp", "zero2", "zero3")
@@ -25,3 +26,13 @@ class ClusterSection(Section):
     """Keep sharded weights and the optimizer's state in the memory of the CPU (fsdp2, hsdp, zero2, zero3)."""
     timeout_minutes: PositiveFloat = 30.0
     """How long a process waits for the others before the run ends."""
+
+    @field_validator("gpus_per_node", mode="before")
+    @classmethod
+    def _is_a_number_or_a_word(cls, value: Any) -> Any:
+        """Say in one line what else than a number it may be, instead of one line for each."""
+        text = str(value).strip()
+        if text not in ("auto", "none") and not (text.isdecimal() and int(text) > 0):
+            shown = "null" if value is None else excerpt(value)
+            raise ValueError(f"got {shown}, expected auto, none, or a number of GPUs from 1 on")
+        return value

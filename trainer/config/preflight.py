@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from schemas.errors import DpoError, InputError, UsageError
-from schemas.terminal import path_text
+from schemas.terminal import path_text, printable
 from trainer.checkpoint.places import CONFIG_FILE, is_finished, run_of
 from trainer.config.environment import check_environment, folder_problem
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
@@ -85,11 +85,13 @@ def refuse_missing_folder(model_name: str) -> None:
         if (path / "config.json").is_file():
             return
         if (path / "adapter_config.json").is_file():
-            merge = f"dpo export {shlex.quote(model_name)} -o NEW"
-            raise InputError(f"model {model_name}: the folder holds adapters alone; merge them first: {merge}")
-        raise InputError(f"model {model_name}: the folder has no config.json, so no model; {MODEL_REMEDY}")
+            merge = printable(f"dpo export {shlex.quote(model_name)} -o NEW")
+            raise InputError(
+                f"model {printable(model_name)}: the folder holds adapters alone; merge them first: {merge}"
+            )
+        raise InputError(f"model {printable(model_name)}: the folder has no config.json, so no model; {MODEL_REMEDY}")
     elif is_path or path.exists():
-        raise InputError(f"model {model_name}: no such folder; {MODEL_REMEDY}")
+        raise InputError(f"model {printable(model_name)}: no such folder; {MODEL_REMEDY}")
 
 
 def refuse_used_folder(path: Path, remedy: str = "") -> None:

@@ -22,7 +22,6 @@ from trainer.launch.number import known_node
 from trainer.launch.parent import end_with_parent, of_this_process
 from trainer.launch.ports import held_port
 from trainer.launch.processes import Node, Place, place_of, seeing
-from trainer.launch.profile_file import DEEPSPEED, read_profile
 from trainer.launch.profiles import accelerate_environment
 from trainer.launch.supervise import run_processes
 
@@ -49,7 +48,6 @@ def launch(config: TrainConfig, arguments: Sequence[str]) -> int | None:
     node = known_node(config.cluster)
     here, is_on_gpus = _processes_here(config.cluster)
     world_size = here * (node.count if node is not None else 1)
-    _refuse_gpu_only(config, is_on_gpus=is_on_gpus)
     accelerate_environment(config, num_processes=world_size)  # a mistake in it is told once, before there are many
     if here == 1:
         if node is not None:
@@ -128,13 +126,6 @@ def _processes_here(cluster: ClusterSection) -> tuple[int, bool]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     why = f" (CUDA_VISIBLE_DEVICES={printable(visible)})" if visible is not None else ""
     raise UsageError(f"{asked}: this node has {counted(found, 'GPU')}{why}; give --gpus {found} or --gpus auto")
-
-
-def _refuse_gpu_only(config: TrainConfig, *, is_on_gpus: bool) -> None:
-    """Keep DeepSpeed from being passed over: Accelerate leaves it out where there is no GPU."""
-    profile = read_profile(config)
-    if profile is not None and profile.kind == DEEPSPEED and not is_on_gpus:
-        raise UsageError(f"cluster.accelerate_config={profile.name}: DeepSpeed needs GPUs, and there is none here")
 
 
 def _refuse_pipes(config: TrainConfig, processes: int) -> None:

@@ -125,8 +125,6 @@ def _kind_problems(tree: Mapping[str, Any], config: TrainConfig) -> Iterator[Pro
         yield "distributed_type", f"Megatron-LM splits layers and rows, and {WHOLE_ROWS}; use FSDP with fsdp_version: 2"
     elif kind not in KINDS:
         yield "distributed_type", f"got {excerpt(kind)}, expected one of {', '.join(KINDS)}"
-    if kind == DEEPSPEED and config.cluster.gpus_per_node == "none":
-        yield "distributed_type", "DeepSpeed needs GPUs, and cluster.gpus_per_node=none (--gpus none) has none"
     if tree.get("use_cpu") and config.cluster.gpus_per_node != "none":
         yield "use_cpu", "the CPU is asked for with --gpus none (cluster.gpus_per_node=none)"
     if str(tree.get("gpu_ids") or "all") != "all":

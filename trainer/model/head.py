@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from schemas.errors import UsageError
+from schemas.terminal import printable
 
 TILE_TOKENS = 2048
 TILE_VOCABULARY = 8192
@@ -81,8 +82,8 @@ def plain_head(model: Any) -> nn.Linear:
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or type(head).forward is not nn.Linear.forward:
         raise UsageError(
-            f"model {model.config.name_or_path}: its head is a {type(head).__name__}, not one matrix, so log-probs "
-            "can't be computed in tiles; train without an adapter or a quantisation on it"
+            f"model {printable(model.config.name_or_path)}: its head is a {type(head).__name__}, not one matrix, "
+            "so log-probs can't be computed in tiles; train without an adapter or a quantisation on it"
         )
     return head
 

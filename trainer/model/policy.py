@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging as transformers_logging
 
 from schemas.errors import InputError, UsageError
-from schemas.terminal import one_line
+from schemas.terminal import one_line, printable
 from trainer.config.policy import TokenizerSection
 from trainer.config.preflight import MODEL_REMEDY
 from trainer.data.template import read_template
@@ -70,12 +70,12 @@ def load_policy(
     model, loading = loaded
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise InputError(f"model {name}: weights are missing ({missing}, …); they would be random")
+        raise InputError(f"model {printable(name)}: weights are missing ({missing}, …); they would be random")
     if overrides and loading["unexpected_keys"]:
         without = ", ".join(sorted(loading["unexpected_keys"])[:3])
         raise UsageError(
-            f"policy.hf_config_overrides: model {name} has weights that would be left out ({without}, …); its shape "
-            "can't be set otherwise"
+            f"policy.hf_config_overrides: model {printable(name)} has weights that would be left out ({without}, …); "
+            "its shape can't be set otherwise"
         )
     _refuse_other_tokenizer(name, model, tokens)
     disable_dropout(model)
@@ -132,7 +132,7 @@ def _load_tokenizer(name: str, section: TokenizerSection) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(section.name, trust_remote_code=False)
         _refuse_other_vocabulary(name, section.name, tokenizer)
     if is_empty(tokenizer):
-        raise InputError(f"model {name}: has no tokenizer; {TOKENIZER_REMEDY}")
+        raise InputError(f"model {printable(name)}: has no tokenizer; {TOKENIZER_REMEDY}")
     if template is not None or section.is_plain:
         tokenizer.chat_template = template
     _refuse_unread_options(tokenizer.chat_template, section)
@@ -168,8 +168,9 @@ def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> 
     different = sum(theirs[number] != ours[number] for number in both)
     if different > MAX_RENAMED_SHARE * len(both):
         raise UsageError(
-            f"policy.tokenizer.name={tokenizer_name}: {different:,} of {len(both):,} tokens are others than those of "
-            f"the tokenizer of {name}, so the model would read noise; leave policy.tokenizer.name out"
+            f"policy.tokenizer.name={printable(tokenizer_name)}: {different:,} of {len(both):,} tokens are others than "
+            f"those of the tokenizer of {printable(name)}, so the model would read noise; leave policy.tokenizer.name "
+            "out"
         )
 
 
@@ -184,7 +185,7 @@ def _refuse_unsafe_weights(name: str, config: Any) -> None:
     with _loading(name):
         problem = weights_problem(name, config)
     if problem is not None:
-        raise InputError(f"model {name}: {problem}")
+        raise InputError(f"model {printable(name)}: {problem}")
 
 
 @contextmanager
@@ -197,16 +198,18 @@ def _loading(name: str, what: str = "model", remedy: str = MODEL_REMEDY) -> Iter
         yield
     except Exception as error:
         if "trust_remote_code" in str(error):
-            raise InputError(f"{what} {name}: brings code of its own, which is never run; {CODE_REMEDY}") from error
-        raise InputError(f"{what} {name}: can't be loaded: {_first_sentence(error)}; {remedy}") from error
+            raise InputError(
+                f"{what} {printable(name)}: brings code of its own, which is never run; {CODE_REMEDY}"
+            ) from error
+        raise InputError(f"{what} {printable(name)}: can't be loaded: {_first_sentence(error)}; {remedy}") from error
 
 
 def _refuse_other_tokenizer(name: str, model: Any, tokenizer: Any) -> None:
     num_embeddings = model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_embeddings:
         raise UsageError(
-            f"model {name}: the tokenizer of {tokenizer.name_or_path} has {len(tokenizer)} tokens, the model "
-            f"{num_embeddings}: they don't belong together"
+            f"model {printable(name)}: the tokenizer of {printable(tokenizer.name_or_path)} has {len(tokenizer)} "
+            f"tokens, the model {num_embeddings}: they don't belong together"
         )
 
 
@@ -230,11 +233,11 @@ def _refuse_unreachable(name: str, what: str = "model", remedy: str = MODEL_REME
         HfApi().model_info(name, timeout=HUB_TIMEOUT_SECONDS)
     except (RepositoryNotFoundError, GatedRepoError) as error:
         raise InputError(
-            f"{what} {name}: the hub has no such {what}, or not for you (hf auth login); {remedy}"
+            f"{what} {printable(name)}: the hub has no such {what}, or not for you (hf auth login); {remedy}"
         ) from error
     except Exception as error:  # each layer below the hub's client raises its own
         raise InputError(
-            f"{what} {name}: no such folder, and the hub can't be asked: {_first_sentence(error)}; {remedy}"
+            f"{what} {printable(name)}: no such folder, and the hub can't be asked: {_first_sentence(error)}; {remedy}"
         ) from error
 
 

@@ -91,7 +91,8 @@ def _whole(value: Tensor) -> Tensor:
     """Gather a tensor; what is offloaded to the CPU is gathered on the device, part by part."""
     if not isinstance(value, DTensor):
         return value
-    whole: Tensor = value.to(value.device_mesh.device_type).full_tensor()
+    on_device: Any = value.to(value.device_mesh.device_type)
+    whole: Tensor = on_device.full_tensor()
     return whole
 
 

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 
+from schemas.errors import StoppedError
 from schemas.terminal import path_text
 from trainer.checkpoint.places import is_finished
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
@@ -25,6 +27,7 @@ from trainer.run.requests import Asked, StopAsked
 from trainer.run.result import RunResult, read_result
 from trainer.run.state import RunState, peak_memory_gb
 from trainer.run.step import check_first_step, train_step
+from trainer.run.together import on_main
 from trainer.run.validation import validate
 from trainer.save.hub import push
 from trainer.save.saving import policy_weights, save_checkpoint, save_policy
@@ -44,6 +47,7 @@ def train(config: TrainConfig, given: Given = NOTHING, *, listens: bool = False)
     Raises:
         InputError: pairs, model or checkpoint can't be read.
         UsageError: model and tokenizer can't serve, or the checkpoint is another run's.
+        StoppedError: the run was asked to end early; the main process has a result that says so instead.
         DpoError: nothing to train on, or the training went wrong.
     """
     if is_finished(config):
@@ -176,16 +180,30 @@ def _record(run: Run, state: RunState, metrics: Mapping[str, float]) -> None:
 def _finished(run: Run, state: RunState, asked: Asked) -> RunResult | None:
     """Save the policy, where the run has come to its end, and say how it went."""
     is_complete = not asked.stops
-    weights = policy_weights(run.training) if is_complete else {}
+    result = on_main(run.accelerator, lambda: _result(run, state, asked))
+    if is_complete:
+        weights = policy_weights(run.training)
+        on_main(run.accelerator, lambda: _save_result(run, result, weights))
     _leave_group(run.accelerator)
     if not run.accelerator.is_main_process:
-        return None
-    checkpoints = run.checkpoints
+        if is_complete:
+            return None
+        error = StoppedError(result.shortfall)
+        error.is_told_elsewhere = True
+        raise error
+    if not is_complete:
+        return result
+    run.report.finish(run.clock.seconds, result.policy_dir, best=result.best if run.checkpoints.saved else None)
+    return _published(run.config, result, say=run.report.say)
+
+
+def _result(run: Run, state: RunState, asked: Asked) -> RunResult:
+    """Sum a run up, on the main process."""
+    checkpoints, is_complete = run.checkpoints, not asked.stops
     best = checkpoints.finish(state.step, state.comparable) if is_complete else checkpoints.best()
-    policy_dir = run.folder.policy_dir if is_complete else checkpoints.policy_dir(state.step)
     prefix = "train/"
-    result = RunResult(
-        policy_dir=policy_dir,
+    return RunResult(
+        policy_dir=run.folder.policy_dir if is_complete else checkpoints.policy_dir(state.step),
         steps=state.step,
         planned_steps=run.schedule.num_steps,
         pairs=run.data.num_pairs,
@@ -196,12 +214,12 @@ def _finished(run: Run, state: RunState, asked: Asked) -> RunResult | None:
         finished=is_complete,
         stopped_by=asked.why,
     )
-    if not is_complete:
-        return result
+
+
+def _save_result(run: Run, result: RunResult, weights: dict[str, Any]) -> None:
+    """Save result and policy; the policy comes last, for where it is the run is finished."""
     result.write(run.folder.path)
-    save_policy(run, weights)  # which says, once it is there, that the run is finished
-    run.report.finish(run.clock.seconds, policy_dir, best=best if checkpoints.saved else None)
-    return _published(run.config, result, say=run.report.say)
+    save_policy(run, weights)
 
 
 def _found_finished(config: TrainConfig) -> RunResult | None:

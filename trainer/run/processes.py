@@ -61,7 +61,7 @@ def connect(config: TrainConfig) -> Accelerator:
             _share_on_cpu(accelerator, sizes, is_zero=is_zero)
     # transformers would load weights on the first process alone, and leave the others with what was in their memory
     os.environ.pop("FSDP_CPU_RAM_EFFICIENT_LOADING", None)
-    unset_hf_deepspeed_config()  # else it would cut weights into parts while it loads them
+    unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # else it would cut weights into parts while it loads them
     _refuse_unknown_ways(accelerator)
     return accelerator
 
@@ -136,8 +136,8 @@ def refuse_different(accelerator: Accelerator, seen: Mapping[str, object]) -> No
         for name, value in everybody[0].items():
             if other[name] != value:
                 raise DpoError(
-                    f"process {number} of {len(everybody)} has other {name} than process 0; all processes must read the "
-                    "same files: compare what lies under the paths on each node"
+                    f"process {number} of {len(everybody)} has other {name} than process 0; all must read the same "
+                    "files: compare what lies under the paths on each node"
                 )
 
 

@@ -22,6 +22,7 @@ from trainer.config.sections import TrainConfig
 from trainer.data.tokenize import TokenizedGroup, TokenizedResponse
 from trainer.model.scorer import ResponseScorer
 from trainer.model.sharded import is_sharded
+from trainer.model.zero import zero_stage
 
 TRAIN_SET = "train"
 """What the training data are called where there is no validation set."""
@@ -31,8 +32,7 @@ SHOWN_CHARACTERS = 96
 """Of each text on stderr; samples.jsonl has all of it."""
 
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
-"""Where the main process has all the weights, and may use them while the others wait. Where they are sharded, all
-processes answer the same prompts in step, each with its part of the weights."""
+"""Where the main process has all the weights, and may use them while the others wait."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Samples:
         A model that can't generate costs the samples, not the run.
         """
         is_main = self.accelerator.is_main_process
-        if not self.groups or self.failed or not (is_main or is_sharded(self.accelerator)):
+        if not self.groups or self.failed or not (is_main or _answer_in_step(self.accelerator)):
             return []
         try:
             samples = list(self._answer(step))
@@ -151,12 +151,17 @@ def start_samples(
     groups = tuple(sets.get(name, training)[: config.logger.num_val_samples_to_print])
     if groups and not sets and not _period(config):
         say("samples: none, for there are no validations; logger.sample_period=50 takes every 50th step")
-    if groups and accelerator.distributed_type not in WHOLE and not is_sharded(accelerator):
+    if groups and not (accelerator.distributed_type in WHOLE or is_sharded(accelerator) or zero_stage(accelerator)):
         say(f"samples: none under {accelerator.distributed_type.value}, where no process has the whole policy")
         groups = ()
     is_wrapped = groups and not is_sharded(accelerator)
     plain = accelerator.unwrap_model(scorer, keep_torch_compile=True) if is_wrapped else scorer
     return Samples(config, accelerator, plain, tokenizer, end_ids, name, groups, path, say)
+
+
+def _answer_in_step(accelerator: Accelerator) -> bool:
+    """Say whether no process has all the weights, so that all of them answer the same prompts, each with its part."""
+    return is_sharded(accelerator) or zero_stage(accelerator) == 3
 
 
 def _period(config: TrainConfig) -> int:
@@ -185,7 +190,7 @@ def _greedy(
         input_ids=input_ids.to(device),
         attention_mask=attention_mask.to(device),
         generation_config=_settings(model, end_ids, _room(model.config, longest, max_new_tokens)),
-        synced_gpus=is_sharded(accelerator),  # none ends before the others, who need its part of the weights
+        synced_gpus=_answer_in_step(accelerator),  # none ends before the others, who need its part of the weights
     )
     return [_before_end(row, end_ids) for row in output[:, longest:].tolist()]
 

@@ -1,4 +1,4 @@
-"""Two pods of a job of Kubernetes on one machine: what one of them is told ends both of them alike."""
+"""Job files run on one machine with dpo itself: two tasks of Slurm's over two starts, two pods of Kubernetes."""
 
 import os
 import signal
@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 import cli
-from tests.training_runs import USUAL, filled
+from tests.slurm_stubs import SCRIPT, Cluster, child_of, wait_for, write_script
+from tests.training_runs import USUAL, filled, lines_of
 
 REPOSITORY = Path(__file__).parents[1]
+DPO_ITSELF = "#!{python}\nimport cli\n\ncli.main()\n"
 
 
 def free_port() -> int:
@@ -54,3 +56,32 @@ def test_a_pod_that_is_evicted_ends_all_pods_with_75(tmp_path: Path, monkeypatch
     errors = [pod.communicate(timeout=120)[1] for pod in pods]
     assert [pod.returncode for pod in pods] == [75, 75], errors
     assert errors[0].count("dpo: stopped: ") == 1
+
+
+@pytest.mark.slow
+def test_two_processes_train_over_two_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole way with dpo itself: signalled, saved, queued again, gone on with, finished."""
+    cluster = Cluster(filled(tmp_path))
+    cluster.install(dpo=False)
+    cluster.put_on_path("dpo", DPO_ITSELF)
+    monkeypatch.chdir(tmp_path)
+    on_cpu = ("--gpus-per-node", "none", "cluster.cpu_processes=2")
+    write_script("pairs.jsonl", "--model", "policy", "-o", "runs/x", *on_cpu, *USUAL)  # 9 times 3 steps
+    metrics = tmp_path / "runs" / "x" / "metrics.jsonl"
+
+    process = cluster.start(SCRIPT, PYTHONPATH=str(REPOSITORY))
+    wait_for(lambda: metrics.exists() and metrics.stat().st_size > 0, process)
+    os.kill(child_of(process), signal.SIGUSR1)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "2 processes" in errors
+    assert "by SIGUSR1" in errors
+    assert cluster.requeued == ["1234567"]
+    num_before = len(lines_of(metrics.parent))
+    assert 0 < num_before < 27
+
+    code, errors = cluster.run(SCRIPT, restarts=1, PYTHONPATH=str(REPOSITORY))
+    assert code == 0, errors
+    assert [line["step"] for line in lines_of(metrics.parent)] == [*range(1, 28)]
+    assert (metrics.parent / "policy" / "model.safetensors").is_file()
+    assert cluster.requeued == ["1234567"]
