@@ -73,7 +73,9 @@ def main() -> None:
                 error.show()  # type: ignore[attr-defined]
                 sys.exit(UsageError.exit_code)
             _fail(_usage_message(error), UsageError.exit_code)
-        traceback.print_exc()
+        from schemas.secrets import without_secrets
+
+        print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")  # noqa: T201
         _fail(f"this is a fault of dpo {version('dpo')}; please report it with the lines above", EXIT_INTERNAL)
 
 

@@ -305,8 +305,8 @@ def test_the_help_names_commands_and_exit_codes(dpo):
         for line in run.stdout.split("Commands")[1].split("\n")
         if line.startswith("│ ") and line[2] != " "
     ]
-    assert commands == ["collect-pairs", "inspect", "validate", "train", "export", "schema", "config"]
-    for word in ("collect-pairs", "inspect", "validate", "train", "Exit codes", "--version"):
+    assert commands == ["collect-pairs", "inspect", "validate", "train", "cluster", "export", "schema", "config"]
+    for word in ("collect-pairs", "inspect", "validate", "train", "cluster", "Exit codes", "--version"):
         assert word in run.stdout
 
 
@@ -361,6 +361,10 @@ def test_the_options_of_training(dpo):
         "--batch-size",
         "--max-length",
         "--push-to-hub",
+        "--resume",
+        "--resume-anyway",
+        "--gpus",
+        "--accelerate-config",
         "--self-check",
         "--no-self-check",
         "--dry-run",

@@ -58,10 +58,10 @@ def test_the_tree_is_that_of_the_disk() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     names = [command.name for command in cli.app.registered_commands]
-    assert names == ["collect-pairs", "inspect", "validate", "train", "export", "schema"]
+    assert names == ["collect-pairs", "inspect", "validate", "train", "cluster", "export", "schema"]
     groups = [group.typer_instance for group in cli.app.registered_groups]
     names += [f"{group.info.name} {command.name}" for group in groups for command in group.registered_commands]
-    assert names[6:] == ["config show", "config list", "config import"]
+    assert names[7:] == ["config show", "config list", "config import"]
     for name in names:
         assert f"dpo {name}" in README
 

@@ -10,6 +10,7 @@ import socket
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,14 @@ OURS = [
 LOADERS = re.compile(r"^Auto\w+$|^auto$")
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
 def calls_of(path: Path) -> Iterator[tuple[str, ast.Call]]:
     """Yield the calls of a file, each with the dotted name that it calls."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 
@@ -85,7 +91,7 @@ def test_no_pickle_is_read_anywhere() -> None:
     for path in OURS:
         imported = {
             name.partition(".")[0]
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in nodes_of(path)
             for name in (
                 [alias.name for alias in node.names]
                 if isinstance(node, ast.Import)

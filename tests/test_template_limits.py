@@ -86,7 +86,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         LOOPS,
         "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
-        "{% macro f(n) %}{% for i in range(9) %}{% if n %}{{ f(n - 1) }}{% endif %}{% endfor %}{% endmacro %}{{ f(20) }}",
+        "{% macro f(n) %}{% for i in 'abc' %}{% if n %}{{ f(n - 1) }}{% endif %}{% endfor %}{% endmacro %}{{ f(40) }}",
         "{{ lipsum(n=99999999) }}",
         "{% set n = namespace(x=7) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
         "{% generation %}" + LOOPS + "{% endgeneration %}",

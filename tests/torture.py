@@ -65,12 +65,12 @@ class Job:
 
     def launch(self, num_processes: int, *more: str, kills: Sequence[Kill | None] = ()) -> list[int]:
         """Fork the processes and give their numbers; `end` waits for one."""
-        port = _free_port()
+        port = free_port()
         children = []
         for rank in range(num_processes):
             child = os.fork()
             if child == 0:
-                _become(rank, num_processes, port)
+                become(rank, num_processes, port)
                 _train_and_leave(self, more, kills[rank] if rank < len(kills) else None)
             children.append(child)
         return children
@@ -105,7 +105,7 @@ def outcome(run: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     ]
 
 
-def _become(rank: int, num_processes: int, port: int) -> None:
+def become(rank: int, num_processes: int, port: int) -> None:
     """Make this process one of those that a launcher has started."""
     if num_processes > 1:
         told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes}
@@ -165,7 +165,8 @@ def _kill_after(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that processes can come together at."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

@@ -7,6 +7,7 @@ from typing import Any
 
 from schemas.errors import UsageError
 from schemas.terminal import excerpt
+from trainer.config.secrets import config_without_secrets
 from trainer.config.sections import TrainConfig
 
 LOSS_KEYS = (
@@ -74,7 +75,7 @@ def refuse_others(saved: Mapping[str, str], ours: Mapping[str, str], changes: Ma
 
 def changes_since(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, tuple[Any, Any]]:
     """Give the settings that differ from those of the checkpoint: what they were, and what they are."""
-    before, now = flat(saved), flat(config.model_dump(mode="json"))
+    before, now = flat(saved), flat(config_without_secrets(config))
     return {
         key: (before.get(key), now.get(key))
         for key in sorted(before.keys() | now.keys())

@@ -204,7 +204,7 @@ def _carry_adapters(carry: Carry, block: str) -> None:
 def _carry_megatron(carry: Carry) -> None:
     block = "policy.megatron_cfg"
     carry.take(f"{block}.enabled")
-    carry.drop(f"{block}.enabled", "processes come from accelerate launch or torchrun")
+    carry.drop(f"{block}.enabled", "dpo train starts the processes itself (--gpus)")
     if f"{block}.optimizer.lr" in carry.pending:  # the sections that this back end does not read
         carry.take_below("policy.optimizer")
         carry.take_below("policy.scheduler")

@@ -22,8 +22,8 @@ def _missed(reason: str) -> Refusal:
     return Refusal(reason, False)
 
 
-NO_MEGATRON = "there is no Megatron back end; processes come from accelerate launch or torchrun"
-SHARDING = "how weights are spread over GPUs is Accelerate's to say: accelerate launch --use_fsdp"
+NO_MEGATRON = "there is no Megatron back end; dpo train starts the processes itself (--gpus)"
+SHARDING = "how weights are spread over GPUs is cluster.accelerate_config's to say: --accelerate-config fsdp2"
 NO_PADDING = "rows have no padding"
 PACKED = "rows are always packed, of policy.tokens_per_microbatch tokens"
 NO_GENERATION = "nothing is generated for training: pairs come from files"

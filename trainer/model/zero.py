@@ -134,7 +134,11 @@ def full_state(engine: Any) -> dict[str, Tensor]:
 
 def load_full_state(engine: Any, state: Mapping[str, Tensor]) -> None:
     """Take up what `full_state` gave, on all processes, each its parts; on another number of processes too."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+    import deepspeed
+    from deepspeed.utils import safe_set_full_fp32_param as set_weight
+    from deepspeed.utils import safe_set_full_optimizer_state as set_moments
+    from deepspeed.utils import safe_set_local_fp32_param as set_part
+    from deepspeed.utils import safe_set_local_optimizer_state as set_part_of_moments
 
     device = engine.device
     step = next((value for name, value in state.items() if name.endswith(f".{STEP}")), None)
@@ -143,9 +147,18 @@ def load_full_state(engine: Any, state: Mapping[str, Tensor]) -> None:
     for name, weight in engine.module.named_parameters():
         if not weight.requires_grad:
             continue
-        safe_set_full_fp32_param(weight, state[f"weights.{name}"].to(device))
-        for key in STATE_KEYS if step is not None else ():
-            safe_set_full_optimizer_state(weight, state[f"optimizer.{name}.{key}"].to(device), key)
+        values = {key: state[f"optimizer.{name}.{key}"].to(device) for key in (STATE_KEYS if step is not None else ())}
+        whole = state[f"weights.{name}"].to(device)
+        if hasattr(weight, "ds_tensor"):  # of stage 3, whose ways to set a whole weight pass by that parts are padded
+            set_part(weight, _part(weight, whole))
+            with deepspeed.zero.GatheredParameters([weight], modifier_rank=0):  # what the model computes with
+                weight.data.copy_(whole)
+            for key, value in values.items():
+                set_part_of_moments(weight, _part(weight, value), key)
+        else:
+            set_weight(weight, whole)
+            for key, value in values.items():
+                set_moments(weight, value, key)
     _write_back(engine)
 
 
@@ -154,15 +167,26 @@ def _flat_states(engine: Any) -> list[dict[str, Any]]:
     return list(engine.optimizer.optimizer.state.values())
 
 
+def _part(weight: Any, value: Tensor) -> Tensor:
+    """Cut out this process' part: stage 3 cuts a flat weight into equal parts, the last ones with padding."""
+    length = int(weight.ds_tensor.ds_numel)
+    group = weight.ds_process_group
+    padded = nn.functional.pad(value.flatten(), (0, length * torch.distributed.get_world_size(group) - value.numel()))
+    return padded.narrow(0, length * torch.distributed.get_rank(group), length)
+
+
 def _make_states(engine: Any, step: float) -> None:
     """Let the optimizer have moments and a step before it has stepped."""
-    inner = engine.optimizer.optimizer
-    for group in inner.param_groups:
-        for part in group["params"]:
-            found = inner.state[part]
-            for key in STATE_KEYS:
-                found.setdefault(key, torch.zeros_like(part))
-            found[STEP] = torch.tensor(step)
+    optimizer = engine.optimizer
+    parts = getattr(optimizer, "fp32_partitioned_groups_flat", None)  # stage 3
+    for part in optimizer.single_partition_of_fp32_groups if parts is None else parts:
+        found = optimizer.optimizer.state[part]
+        for key in STATE_KEYS:
+            found.setdefault(key, torch.zeros_like(part))
+        found[STEP] = torch.tensor(step)
+    link = getattr(optimizer, "_lazy_init_hp_params_optimizer_state", None)  # stage 2, else at the first step
+    if link is not None:
+        link()
 
 
 def _write_back(engine: Any) -> None:

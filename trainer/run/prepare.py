@@ -27,7 +27,7 @@ from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.setup import set_up
 from trainer.run.start import load_groups, plan, start_accelerator, steps_in_epoch, tokenize
 from trainer.run.state import RunState, policy_bytes, state_bytes
-from trainer.run.together import on_main, together
+from trainer.run.together import of_main, on_main, together
 from trainer.run.training import Training
 from trainer.run.validation import ValidationData, ValidationSet, leak_notes, load_validation, validation_sets
 from trainer.save.run_folder import SAMPLES_FILE, RunFolder
@@ -93,6 +93,8 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
     clock = RunClock(config.checkpointing.must_save_by)
     accelerator, config = start_accelerator(config)
     is_main = accelerator.is_main_process
+    # runs/<time> is of another time on each process
+    config = config.model_copy(update={"output_dir": of_main(accelerator, config.output_dir)})
     checkpoints = Checkpoints(config)
     point = on_main(accelerator, lambda: _resume_point(config, checkpoints))
     done = RunState() if point is None else point.record.state

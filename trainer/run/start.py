@@ -11,7 +11,7 @@ from accelerate.utils import set_seed
 
 from schemas.errors import UsageError
 from schemas.streams import place_text
-from schemas.terminal import counted, progress
+from schemas.terminal import counted, printable, progress
 from trainer.config.data import DatasetSection, TrainDatasetSection
 from trainer.config.sections import TrainConfig
 from trainer.data.groups import PreferenceGroup, group_pairs
@@ -213,7 +213,7 @@ def refuse_too_long(config: Any, longest: int) -> None:
     limit = min((each for each in limits if each), default=None)
     if limit is not None and longest > limit:
         raise UsageError(
-            f"model {config.name_or_path}: a response with its prompt has {longest} tokens, and the model's places "
-            f"{'change' if rotations else 'end'} at {limit}; lower policy.max_total_sequence_length to {limit}, longer "
+            f"model {printable(config.name_or_path)}: a response with its prompt has {longest} tokens, and the model's "
+            f"places {'change' if rotations else 'end'} at {limit}; lower policy.max_total_sequence_length to {limit}, longer "
             "pairs are then dropped and counted"
         )

@@ -16,6 +16,7 @@ from typing import Any
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, UsageError
 from schemas.terminal import path_text
+from trainer.config.secrets import config_without_secrets
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.save.whole_folder import remove_leftovers, sync_file, whole_folder
 
@@ -189,8 +190,8 @@ def write_config(config: TrainConfig, folder: Path) -> None:
 
 
 def config_text(config: TrainConfig) -> str:
-    """Give the configuration as it is written into files."""
-    return config.model_dump_json(indent=2) + "\n"
+    """Give the configuration as it is written into files, without keys and passwords."""
+    return json.dumps(config_without_secrets(config), indent=2, ensure_ascii=False) + "\n"
 
 
 def _cut(source: Path, target: Path, size: int) -> str | None:
