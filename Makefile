@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test torture check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
@@ -15,6 +15,9 @@ demo: $(VENV)/.train ## rollouts to pairs to a trained policy, on the samples
 
 test: check ## what CI runs: check, then all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+torture: $(VENV)/.test ## kill -9 at 200 points of a run; each must end as if nothing had been
+	DPO_TORTURE_KILLS=$${DPO_TORTURE_KILLS:-200} $(BIN)/python -m pytest --capture no tests/test_torture.py -k killed
 
 check: $(VENV)/.test ## format, lint, types
 	$(BIN)/ruff format --check .

@@ -214,6 +214,6 @@ def refuse_too_long(config: Any, longest: int) -> None:
     if limit is not None and longest > limit:
         raise UsageError(
             f"model {printable(config.name_or_path)}: a response with its prompt has {longest} tokens, and the model's "
-            f"places {'change' if rotations else 'end'} at {limit}; lower policy.max_total_sequence_length to {limit}, longer "
-            "pairs are then dropped and counted"
+            f"places {'change' if rotations else 'end'} at {limit}; lower policy.max_total_sequence_length to {limit}, "
+            "longer pairs are then dropped and counted"
         )
