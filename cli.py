@@ -80,12 +80,12 @@ def main() -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    from schemas.terminal import printable
+    from schemas.terminal import STDERR, printable
 
     rank = os.environ.get("RANK", "0")
     kind = "stopped" if exit_code == EXIT_STOPPED else "error"
     prefix = f"dpo: {kind}: " if rank == "0" else f"dpo: {kind} (rank {rank}): "
-    print(prefix + "\n".join(map(printable, message.split("\n"))), file=sys.stderr)  # noqa: T201
+    print(prefix + "\n".join(map(printable, message.split("\n"))), file=STDERR)
     sys.exit(exit_code)
 
 

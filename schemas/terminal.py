@@ -3,6 +3,8 @@
 Data and machine-readable output belong to stdout; what these functions make goes to stderr.
 """
 
+import contextlib
+import errno
 import os
 import sys
 import time
@@ -10,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Any, Protocol, cast
 
 from rich.console import Console
 
@@ -18,6 +20,8 @@ from schemas.secrets import without_logins
 
 MAX_EXCERPT = 60
 MAX_LOOKED_AT = 2000
+READER_HAS_GONE = (errno.EPIPE, errno.EIO)
+"""Of stderr: `tee` was ended, or the terminal was closed."""
 
 
 class Advance(Protocol):
@@ -29,7 +33,42 @@ class Advance(Protocol):
 def stderr_console() -> Console:
     """Make a console on stderr that never reads markup, emoji codes or highlights in the text it is given."""
     width = None if sys.stderr.isatty() else 110
-    return Console(stderr=True, markup=False, emoji=False, highlight=False, width=width)
+    return Console(file=STDERR, stderr=True, markup=False, emoji=False, highlight=False, width=width)
+
+
+class _Stderr:
+    """stderr as it is at each moment. What can't be written there is lost: that is no reason to end the work."""
+
+    def write(self, text: str) -> int:
+        """Write as much as can be."""
+        with _unheard():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Bring out what was written."""
+        with _unheard():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @property
+    def _stream(self) -> Any:
+        return getattr(sys.stderr, "rich_proxied_file", sys.stderr)  # a bar puts a proxy there, which writes here
+
+
+STDERR = cast("IO[str]", _Stderr())
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in READER_HAS_GONE:
+            with contextlib.suppress(OSError):  # else Python tries again at its end, and changes the exit code
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def stdout_console() -> Console:
@@ -48,6 +87,17 @@ def printable(text: str) -> str:
 def one_line(error: BaseException) -> str:
     """Show what another library's error says on one line, or else its kind."""
     return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def reason(error: BaseException) -> str:
+    """Say why something can't be read or written, without the path, which is told beside it."""
+    return getattr(error, "strerror", None) or one_line(error)
+
+
+def reason_with_path(error: OSError) -> str:
+    """Say why something can't be read or written, and what."""
+    place = f"{path_text(Path(os.fsdecode(error.filename)))}: " if isinstance(error.filename, str | bytes) else ""
+    return place + reason(error)
 
 
 def path_text(path: Path) -> str:

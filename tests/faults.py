@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,17 +35,22 @@ SAVES = ("checkpointing.save_period=2", "reference.cache_dir=null")
 CAPABILITIES_VERSION = 0x20080522
 
 
-@dataclass(frozen=True)
+@dataclass
 class Child:
-    """A process that trains."""
+    """A process that trains. What it says goes through a pipe, which has no end of a disk to meet."""
 
     number: int
-    log: Path
+    reads: int
+    _told: bytes = b""
+    _has_ended: bool = False
 
     @property
     def told(self) -> str:
         """Give what it has written so far."""
-        return self.log.read_text()
+        with suppress(BlockingIOError):
+            while not self._has_ended and (content := os.read(self.reads, 65536)):
+                self._told += content
+        return self._told.decode()
 
     @property
     def last_line(self) -> str:
@@ -77,6 +82,8 @@ class Child:
             time.sleep(0.01)
         code = end(self.number)
         assert "Traceback" not in self.told, self.told
+        self._has_ended = True
+        os.close(self.reads)
         return code
 
 
@@ -86,7 +93,11 @@ def start(folder: Path, *told: str, name: str = "run", strikes: Strikes = lambda
 
 
 def start_many(
-    num_processes: int, folder: Path, *told: str, name: str = "run", strikes: Strikes = lambda rank: None
+    num_processes: int,
+    folder: Path,
+    *told: str,
+    name: str = "run",
+    strikes: Strikes = lambda rank: None,
 ) -> list[Child]:
     """Start it on several processes, as a launcher does."""
     arguments = [str(folder / "pairs.jsonl"), "--model", str(folder / "policy"), "-o", str(folder / name)]
@@ -94,22 +105,22 @@ def start_many(
     port = free_port()
     children = []
     for rank in range(num_processes):
-        log = folder / f"{Path(name).name}.{rank}.{time.monotonic_ns()}.log"
-        log.touch()
+        reads, writes = os.pipe()
         child = os.fork()
         if child == 0:
             become(rank, num_processes, port)
-            _train_and_leave(arguments, log, rank, strikes)
-        children.append(Child(child, log))
+            _train_and_leave(arguments, writes, rank, strikes)
+        os.close(writes)
+        os.set_blocking(reads, False)
+        children.append(Child(child, reads))
     return children
 
 
-def _train_and_leave(arguments: list[str], log: Path, rank: int, strikes: Strikes) -> NoReturn:
+def _train_and_leave(arguments: list[str], output: int, rank: int, strikes: Strikes) -> NoReturn:
     """Run the command, and leave without a way back into the test that has forked."""
     code: Any = 4
     try:
         torch.set_num_threads(1)  # OpenMP's threads of the process that has forked are not here
-        output = os.open(log, os.O_WRONLY | os.O_APPEND)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for number in (1, 2):
             os.dup2(output, number)

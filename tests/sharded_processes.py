@@ -1,6 +1,7 @@
 """What each of two processes looks at in `test_sharded_model.py`; run by torchrun, which starts both."""
 
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from trainer.model.scorer import ResponseScorer
 from trainer.model.sharded import full_weights, shard
 from trainer.run.processes import connect, refuse_different
 
+SETTLE_SECONDS = 0.5
 GROUP = TokenizedGroup(
     prompt=tuple(range(10, 20)),
     responses=tuple(TokenizedResponse(ids=ids, loss_mask=(1,) * len(ids)) for ids in ((30, 31, 32), (40, 41))),
@@ -107,6 +109,7 @@ def main() -> None:
     sys.stdout.write(f"process {accelerator.process_index} is content\n")
     sys.stdout.flush()
     accelerator.wait_for_everyone()
+    time.sleep(SETTLE_SECONDS)  # a process group that is left while gloo's threads are at work may hang
     accelerator.end_training()
 
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from schemas.errors import DpoError
 from trainer.config.settings import resolve
 from trainer.run.loop import train
+from trainer.run.signals import Signals
 
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "os.chmod")
 TIMES = ("step_seconds", "pairs_per_second", "tokens_per_second", "memory_gb", "mfu")
@@ -129,7 +130,9 @@ def _train_and_leave(job: Job, more: Sequence[str], kill: Kill | None, counter: 
             output_dir=job.run,
         )
         done = _arm(kill, job.run)
-        result = train(config, listens=True)
+        signals = Signals()
+        with signals.listening():
+            result = train(config, signals=signals)
         code = 75 if result is not None and not result.finished else 0
         if counter is not None:
             counter.write_text(str(done[0]))

@@ -4,6 +4,7 @@ python zero_processes.py STAGE OPTIMIZER
 """
 
 import sys
+import time
 from typing import Any
 
 import deepspeed
@@ -13,6 +14,7 @@ from torch import nn
 from trainer.model.zero import full_state, load_full_state
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+SETTLE_SECONDS = 0.5
 PLACES = 5 * 7 + 7 + 3  # weights that are trained, of which two processes have no equal parts
 
 
@@ -61,6 +63,10 @@ def main(stage: int, optimizer: str) -> None:
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     assert not torch.equal(one["weights.0.weight"], state["weights.0.weight"])
     sys.stdout.write("content\n")
+    sys.stdout.flush()
+    torch.distributed.barrier()
+    time.sleep(SETTLE_SECONDS)  # a process that ends while gloo's threads are at work may abort
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +18,7 @@ from schemas.errors import DpoError, StoppedError, UsageError
 
 if TYPE_CHECKING:
     from trainer.config.listing import Option
-    from trainer.cost.dry_run import DryRun
+    from trainer.config.sections import TrainConfig
     from trainer.imports.importing import Imported
 
 DATA, MODEL, LOSS, LENGTH, RUN = "Data", "Model", "Loss", "Length of the run", "How it is run"
@@ -154,13 +156,14 @@ def train_command(
 ) -> None:
     """Train a policy with DPO on preference pairs.
 
-    Prints the folder of the trained policy on stdout. Starts a process for each GPU; also runs under accelerate launch,
-    torchrun and srun.
+    Prints the folder of the trained policy on stdout. Starts a process for
+    each GPU; runs under accelerate launch, torchrun and srun too.
     Example: dpo train dpo_train.jsonl --model data/samples/policy dpo.max_num_epochs=2
     """
     from trainer.config.preflight import preflight
     from trainer.config.settings import resolve
     from trainer.launch.launcher import launch, take_place
+    from trainer.run.signals import Signals
 
     pairs, overrides = told_apart(arguments or [])
     short = {
@@ -185,20 +188,17 @@ def train_command(
     config = resolve(overrides, train_data_path=pairs, config_file=config_file, options=options)
     take_place(config)
     preflight(config, starts_processes=True)
-    try:
-        if not dry and (exit_code := launch(config, sys.argv[1:])) is not None:
-            sys.exit(exit_code)
-        from trainer.cost.dry_run import dry_run
-        from trainer.run.loop import train
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
-            "or uv run --extra train dpo train"
-        ) from error
     if dry:
-        _show_plan(dry_run(config), as_json=as_json)
+        _show_plan(config, as_json=as_json)
         return
-    result = train(config, listens=True)
+    with _needs_extra():
+        if (exit_code := launch(config, sys.argv[1:])) is not None:
+            sys.exit(exit_code)
+    signals = Signals()
+    with signals.listening():
+        with signals.ending(begins_again=config.checkpointing.resume == "auto"), _needs_extra():
+            from trainer.run.loop import train  # which takes long on a cluster
+        result = train(config, signals=signals)
     if result is None:  # on every process but the main one
         return
     if as_json or result.finished:
@@ -326,7 +326,22 @@ def _print_notes(imported: "Imported") -> None:
     console.print(imported.summary)
 
 
-def _show_plan(plan: "DryRun | None", *, as_json: bool) -> None:
+@contextmanager
+def _needs_extra() -> Iterator[None]:
+    """Say where a package comes from that is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
+            "or uv run --extra train dpo train"
+        ) from error
+
+
+def _show_plan(config: "TrainConfig", *, as_json: bool) -> None:
+    with _needs_extra():
+        from trainer.cost.dry_run import dry_run
+    plan = dry_run(config)
     if plan is None:  # on every process but the main one
         return
     if as_json:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import InputError, UsageError
-from schemas.terminal import path_text
+from schemas.terminal import path_text, reason_with_path
 from trainer.checkpoint.identity import change_notes, changes_since, refuse_others
 from trainer.checkpoint.manifest import Manifest, NotWholeError, check_files, read_manifest, versions
 from trainer.checkpoint.places import (
@@ -50,9 +50,20 @@ def find_resume_point(config: TrainConfig) -> ResumePoint | None:
     """Find where the run goes on; None where it begins. Every file of the checkpoint has then been read and compared.
 
     Raises:
-        InputError: there are checkpoints, or one was named, and none is whole; each is named with what it lacks.
+        InputError: there are checkpoints, or one was named, and none is whole; each is named with what it lacks. Or it
+            can't be told whether there are any.
         UsageError: a folder was named that has no checkpoint.
     """
+    try:
+        return _looked_for(config)
+    except OSError as error:
+        raise InputError(
+            f"the checkpoints to resume from can't be looked at: {reason_with_path(error)}; make them readable, or "
+            "begin anew in a new folder (-o)"
+        ) from error
+
+
+def _looked_for(config: TrainConfig) -> ResumePoint | None:
     wanted = config.checkpointing.resume
     if wanted == "never":
         return None
@@ -129,10 +140,15 @@ def _point(folder: Path) -> ResumePoint:
 
 def _read(folder: Path, run_folder: Path) -> ResumePoint:
     manifest = read_manifest(folder)
-    names = {path.name for path in (folder / STATE_FOLDER).glob("*.safetensors")}
+    state = folder / STATE_FOLDER
+    try:
+        names = {path.name for path in state.iterdir() if path.suffix == ".safetensors"} if state.exists() else set()
+        if names:
+            check_files(folder, manifest)
+    except OSError as error:
+        raise NotWholeError(f"can't be read: {reason_with_path(error)}") from error
     if not names:
         raise NotWholeError("its state was let go (checkpointing.keep_states); its policy is there")
     if extra := sorted(names - {Path(name).name for name in manifest.files if name.startswith(f"{STATE_FOLDER}/")}):
         raise NotWholeError(f"{STATE_FOLDER}/{extra[0]} is none of its files")
-    check_files(folder, manifest)
     return ResumePoint(folder, run_folder, manifest, read_record(folder))

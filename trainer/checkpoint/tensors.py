@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from schemas.errors import UsageError
+from trainer.model.zero import full_state, load_full_state, zero_stage
 from trainer.run.training import Training
 
 WEIGHTS, OPTIMIZER = "weights.", "optimizer."
@@ -35,12 +36,7 @@ def write_tensors(training: Training, folder: Path) -> None:
     Raises:
         OSError: a process can't write its part; all of them raise it.
     """
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in trained_parameters(training):
-        tensors[f"{WEIGHTS}{name}"] = parameter.detach()
-        for key, value in training.optimizer.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor):
-                tensors[f"{OPTIMIZER}{name}.{key}"] = value
+    tensors = full_state(training.scorer) if zero_stage(training.accelerator) else _own_state(training)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     with _together() as is_alone:
         save(tensors, storage_writer=writer, no_dist=is_alone)
@@ -49,6 +45,8 @@ def write_tensors(training: Training, folder: Path) -> None:
 def numbers_of(training: Training) -> Numbers:
     """Give what of the optimizer's state is no tensor."""
     found: Numbers = {}
+    if zero_stage(training.accelerator):
+        return found
     for name, parameter in trained_parameters(training):
         state = training.optimizer.optimizer.state.get(parameter, {})
         numbers = {key: value for key, value in state.items() if isinstance(value, int | float)}
@@ -66,6 +64,9 @@ def read_tensors(training: Training, folder: Path, numbers: Mapping[str, Mapping
     """
     reader = HuggingFaceStorageReader(str(folder))
     known: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+    if zero_stage(training.accelerator):
+        _read_full_state(training, reader, known)
+        return
     parameters = dict(trained_parameters(training))
     _refuse_others(parameters, known)
     tensors: dict[str, Tensor] = {f"{WEIGHTS}{name}": each.detach() for name, each in parameters.items()}
@@ -80,6 +81,27 @@ def read_tensors(training: Training, folder: Path, numbers: Mapping[str, Mapping
     for name, parameter in parameters.items():
         if name in states or name in numbers:
             training.optimizer.optimizer.state[parameter] = {**numbers.get(name, {}), **states[name]}
+
+
+def _own_state(training: Training) -> dict[str, Tensor]:
+    """Give what this process holds."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trained_parameters(training):
+        tensors[f"{WEIGHTS}{name}"] = parameter.detach()
+        for key, value in training.optimizer.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{OPTIMIZER}{name}.{key}"] = value
+    return tensors
+
+
+def _read_full_state(training: Training, reader: Any, known: Mapping[str, Any]) -> None:
+    """Read all into the memory of the CPU and hand it to DeepSpeed, which takes its parts."""
+    ours = full_state(training.scorer)
+    _refuse_others({name.removeprefix(WEIGHTS): each for name, each in ours.items() if name.startswith(WEIGHTS)}, known)
+    tensors = {name: torch.zeros(each.size, dtype=each.properties.dtype) for name, each in known.items()}
+    with _together() as is_alone:
+        load(tensors, storage_reader=reader, no_dist=is_alone)
+    load_full_state(training.scorer, tensors)
 
 
 def trained_parameters(training: Training) -> Iterator[tuple[str, nn.Parameter]]:
@@ -98,7 +120,7 @@ def _room(training: Training, parameter: nn.Parameter, metadata: Any) -> Tensor:
     return torch.zeros(metadata.size, dtype=dtype, device="cpu" if is_counter else parameter.device)
 
 
-def _refuse_others(parameters: Mapping[str, nn.Parameter], known: Mapping[str, Any]) -> None:
+def _refuse_others(parameters: Mapping[str, Tensor], known: Mapping[str, Any]) -> None:
     saved = {key.removeprefix(WEIGHTS) for key in known if key.startswith(WEIGHTS)}
     if different := sorted(saved ^ parameters.keys()):
         more = ", …" if len(different) > MAX_NAMED else ""

@@ -17,9 +17,11 @@ from trainer.checkpoint.checkpoints import Checkpoints, most_bytes
 from trainer.config.sections import TrainConfig
 from trainer.cost.memory import MemoryEstimate, RowShape, estimate_memory
 from trainer.cost.out_of_memory import remedies
+from trainer.cost.shares import shared_memory
 from trainer.cost.throughput import Work, work_of
 from trainer.data.plan import Step
 from trainer.data.tokenize import TokenizedPairs
+from trainer.launch.number import planned_processes
 from trainer.loss.objective import objective_of
 from trainer.model.attention import Attention, Backend, choose_attention
 from trainer.model.batch import num_trained
@@ -181,18 +183,20 @@ def _plan(config: TrainConfig, accelerator: Accelerator) -> DryRun:
     attention = choose_attention(model, config.policy.attention, device)
     packer = Packer(data.groups, attention.layout, config.policy.row_tokens)
     first_epoch = [step for step in steps if step.epoch == 0]
-    packed = pack_steps(first_epoch, packer, pads_to=attention.pads_to, num_processes=accelerator.num_processes)
+    num_processes = planned_processes(config)
+    packed = pack_steps(first_epoch, packer, pads_to=attention.pads_to, num_processes=num_processes)
+    memory = estimate_memory(model, config, attention, packed.largest, reference=_second_model(config))
     return DryRun(
         config=config,
         data=data,
         validation=validation,
         schedule=schedule_of(config, len(steps)),
-        num_processes=accelerator.num_processes,
+        num_processes=num_processes,
         device=device.type,
         attention=attention,
         reason=_reason(config, attention, device),
         packed=packed,
-        memory=estimate_memory(model, config, attention, packed.largest, reference=_second_model(config)),
+        memory=shared_memory(memory, model, config, num_processes),
         gpu_memory=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
         policy_bytes=num_bytes,
         state_bytes=state_bytes(model, config.policy.optimizer.name),

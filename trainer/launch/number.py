@@ -6,6 +6,7 @@ from schemas.errors import UsageError
 from schemas.terminal import counted
 from trainer.config.cluster import ClusterSection
 from trainer.config.sections import TrainConfig
+from trainer.launch.gpus import num_gpus
 from trainer.launch.processes import Node, node_of, place_of
 
 
@@ -60,6 +61,19 @@ def known_node(cluster: ClusterSection) -> Node | None:
             f"cluster.num_nodes={node.count}"
         )
     return node
+
+
+def planned_processes(config: TrainConfig) -> int:
+    """Count the processes that a run would have here: those that there are, or those that would be started.
+
+    GPUs that were asked for in numbers count though they aren't there, as where a run is planned on another machine.
+    """
+    place, cluster = place_of(), config.cluster
+    if place is not None:
+        return place.world_size
+    gpus = cluster.gpus_per_node
+    each = gpus if isinstance(gpus, int) else (num_gpus() if gpus == "auto" else 0) or cluster.cpu_processes
+    return each * cluster.num_nodes
 
 
 def _told_of_each_node(cluster: ClusterSection) -> int | None:

@@ -124,7 +124,7 @@ def _mesh(accelerator: Accelerator) -> DeviceMesh:
 
 def _offload_policy(plugin: Any, device: torch.device) -> OffloadPolicy:
     """Say where shards lie while they aren't used; Accelerate knows it from its configuration."""
-    if not plugin.cpu_offload or device.type == "cpu":  # there they are anyway
+    if not isinstance(plugin.cpu_offload, CPUOffloadPolicy) or device.type == "cpu":  # there they are anyway
         return OffloadPolicy()
     return CPUOffloadPolicy()
 

@@ -25,6 +25,7 @@ from trainer.run.prepare import Run, prepare
 from trainer.run.processes import lost_process
 from trainer.run.requests import Asked, StopAsked
 from trainer.run.result import RunResult, read_result
+from trainer.run.signals import Signals, not_begun
 from trainer.run.state import RunState, peak_memory_gb
 from trainer.run.step import check_first_step, train_step
 from trainer.run.together import on_main
@@ -39,10 +40,10 @@ ROWS_BETWEEN_LOOKS = 16
 """In a validation, after so many rows each time the processes tell one another of signals."""
 
 
-def train(config: TrainConfig, given: Given = NOTHING, *, listens: bool = False) -> RunResult | None:
+def train(config: TrainConfig, given: Given = NOTHING, *, signals: Signals | None = None) -> RunResult | None:
     """Train a policy; return the result on the main process, None on the others.
 
-    With `listens`, signals end the run behind the step that it is in; only a program's main thread can do that.
+    Who listens for signals while this runs may have them end the run behind the step that it is in.
 
     Raises:
         InputError: pairs, model or checkpoint can't be read.
@@ -52,9 +53,13 @@ def train(config: TrainConfig, given: Given = NOTHING, *, listens: bool = False)
     """
     if is_finished(config):
         return _found_finished(config)
+    signals = signals or Signals()
+    begins_again = config.checkpointing.resume == "auto"
     with lost_process():
-        run = prepare(config, given)
-        with closing(run.folder), run.trackers, run.requests.listening() if listens else nullcontext():
+        with signals.ending(begins_again=begins_again):
+            run = prepare(config, given, signals)
+            signals.wait_for_step()
+        with closing(run.folder), run.trackers:
             with explain_out_of_memory(run.config, "training"), run.report.live():
                 state, asked = _trained(run)
             return _finished(run, state, asked)
@@ -64,6 +69,8 @@ def _trained(run: Run) -> tuple[RunState, Asked]:
     """Do the steps that are left; say where the run stands then, and what has ended it before the last."""
     with run.folder.given_back() if run.state.step == 0 else nullcontext():
         state, asked = _looked_at(run, run.state, Asked())
+        if asked.stops and state.step == 0:
+            raise not_begun(asked.why, begins_again=run.config.checkpointing.resume == "auto")
     for step in run.steps:
         if asked.stops:
             break
@@ -112,12 +119,13 @@ def _looked_at(run: Run, state: RunState, asked: Asked) -> tuple[RunState, Asked
             asked = run.requests.agreed()
     is_last = state.step == run.schedule.num_steps
     is_whole = state.is_validated or not run.schedule.validates(state.step)
-    if is_last and is_whole and asked.stops:
-        asked = Asked()  # there is nothing left to go on with
-    if (asked.saves and not (is_last and is_whole)) or run.schedule.saves(state.step):
+    is_branch = state.step == run.state.step > 0 and run.schedule.save_period > 0  # of a run in another folder
+    if (asked.saves and not (is_last and is_whole)) or run.schedule.saves(state.step) or is_branch:
         _save(run, state)
-    if asked.saves or asked.stops:
+    if asked.saves:
         run.requests.answered()
+    if is_last and is_whole:
+        asked = Asked()  # there is nothing left to go on with
     return state, asked
 
 
@@ -139,8 +147,8 @@ def _judged(run: Run, state: RunState, *, saves: bool) -> RunState:
 
 
 def _save(run: Run, state: RunState) -> None:
-    """Save a checkpoint, unless the run was gone on with from there."""
-    if state.step == run.state.step:
+    """Save a checkpoint, unless it is there because the run was gone on with from it."""
+    if state.step == run.state.step and (run.is_saved or state.step == 0):
         return
     with run.clock.timed("save"):
         save_checkpoint(run, state)

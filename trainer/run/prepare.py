@@ -20,11 +20,12 @@ from trainer.model.lora import add_lora
 from trainer.model.policy import disable_dropout, load_policy
 from trainer.model.quantized import load_kwargs
 from trainer.run.clock import RunClock
-from trainer.run.given import NOTHING, Given
+from trainer.run.given import Given
 from trainer.run.processes import refuse_different
 from trainer.run.requests import Requests
 from trainer.run.schedule import Schedule, schedule_of
 from trainer.run.setup import set_up
+from trainer.run.signals import Signals
 from trainer.run.start import load_groups, plan, start_accelerator, steps_in_epoch, tokenize
 from trainer.run.state import RunState, policy_bytes, state_bytes
 from trainer.run.together import of_main, on_main, together
@@ -61,6 +62,7 @@ class Run:
     requests: Requests
     identity: Mapping[str, str]  # digests of what a resume must find again
     state: RunState  # where the run stands before its first step here
+    is_saved: bool  # whether its folder has a checkpoint of that state
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class _Inputs:
         yield from leak_notes(self.data.groups, self.held_out)
 
 
-def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
+def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
     """Load what is not given, tokenise, plan and set up; go on from a checkpoint where the configuration says so.
 
     Raises:
@@ -92,7 +94,7 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
     """
     clock = RunClock(config.checkpointing.must_save_by)
     accelerator, config = start_accelerator(config)
-    is_main = accelerator.is_main_process
+    is_main, num_processes = accelerator.is_main_process, accelerator.num_processes
     # runs/<time> is of another time on each process
     config = config.model_copy(update={"output_dir": of_main(accelerator, config.output_dir)})
     checkpoints = Checkpoints(config)
@@ -101,13 +103,15 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
     inputs = together(accelerator, lambda: _read(config, given, shown=is_main))
     model, data, held_out = inputs.model, inputs.data, inputs.held_out
     digest = data_digest(data.groups)
-    refuse_different(accelerator, {"pairs": digest, "model configuration": str(model.config.to_dict())})
+    digests = {"pairs": digest, **{f"pairs of {each.name}": data_digest(each.data.groups) for each in held_out}}
+    refuse_different(accelerator, {**digests, "model configuration": str(model.config.to_dict())})
     identity: dict[str, str] = {}
 
     def identified(start: str, reference: str | None) -> None:
         identity.update(identity_of(config, data=digest, model=start, reference=reference))
         if point is not None:
-            for note in [*point.notes, *settle(point, config, identity, num_processes=accelerator.num_processes)]:
+            notes = on_main(accelerator, lambda: settle(point, config, identity, num_processes=num_processes))
+            for note in [*point.notes, *notes]:
                 report.say(note)
 
     num_saved = inputs.num_bytes + state_bytes(model, config.policy.optimizer.name)
@@ -140,6 +144,7 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
             )
             sets = validation_sets(config, training, held_out)
             refuse_unknown_metric(checkpoints.metric, training, sets, steps)
+        signals.say = report.say
         health = start_health(config, num_steps=num_steps, steps_in_epoch=min(num_steps, steps_in_epoch(config, data)))
         if point is not None:
             together(accelerator, lambda: read_tensors(training, point.tensors, point.record.numbers))
@@ -175,9 +180,10 @@ def prepare(config: TrainConfig, given: Given = NOTHING) -> Run:
             ),
             health=health,
             clock=clock,
-            requests=Requests(folder.path, clock, accelerator, report.say),
+            requests=Requests(folder.path, clock, accelerator, signals, report.say),
             identity=identity,
             state=done,
+            is_saved=point is not None and point.folder.absolute() == checkpoints.folder_of(done.step).absolute(),
         )
 
 

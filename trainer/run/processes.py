@@ -23,7 +23,14 @@ from schemas.errors import DpoError, UsageError
 from trainer.config.sections import TrainConfig
 from trainer.launch.profiles import accelerate_environment
 
-LOST_MESSAGES = ("connection closed by peer", "connection reset by peer", "timed out waiting", "broken pipe")
+LOST_MESSAGES = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "timed out waiting",
+    "application timeout",  # of a collective after the one that has timed out
+    "connectfullmesh failed",  # lost while the processes come together
+    "broken pipe",
+)
 """What gloo says, in small letters, where another process does not answer; it has no error class for it."""
 
 ROWS_ARE_OURS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
@@ -135,10 +142,12 @@ def refuse_different(accelerator: Accelerator, seen: Mapping[str, object]) -> No
     for number, other in enumerate(everybody):
         for name, value in everybody[0].items():
             if other[name] != value:
-                raise DpoError(
+                error = DpoError(
                     f"process {number} of {len(everybody)} has other {name} than process 0; all must read the same "
                     "files: compare what lies under the paths on each node"
                 )
+                error.is_told_elsewhere = not accelerator.is_main_process
+                raise error
 
 
 @contextmanager

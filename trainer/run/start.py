@@ -37,10 +37,11 @@ def start_accelerator(config: TrainConfig) -> tuple[Accelerator, TrainConfig]:
 
 
 def with_precision(config: TrainConfig) -> TrainConfig:
-    """Say which precision `auto` is on this machine."""
+    """Say which precision `auto` is where the run computes."""
     precision = config.policy.precision
     if precision == "auto":
-        has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        is_on_gpu = torch.cuda.is_available() and config.cluster.gpus_per_node != "none"
+        has_bfloat16 = is_on_gpu and torch.cuda.is_bf16_supported()
         precision = "bfloat16" if has_bfloat16 else "float32"
     policy = config.policy.model_copy(update={"precision": precision})
     return config.model_copy(update={"policy": policy})

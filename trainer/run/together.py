@@ -7,6 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 
 from schemas.errors import DpoError, InputError, UsageError
+from schemas.terminal import reason_with_path
 
 Value = TypeVar("Value")
 
@@ -27,7 +28,7 @@ def together(accelerator: Accelerator, call: Callable[[], Value]) -> Value:
             raise
         problem = error.exit_code, str(error)
     except OSError as error:
-        problem = DpoError.exit_code, f"can't go on: {error.strerror or error}"
+        problem = DpoError.exit_code, f"can't go on: {reason_with_path(error)}"
     problems = gather_object([problem]) if accelerator.num_processes > 1 else [problem]
     failed = [(process, *each) for process, each in enumerate(problems) if each is not None]
     if not failed:

@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, UsageError
-from schemas.terminal import path_text
+from schemas.terminal import path_text, reason, reason_with_path
 from trainer.config.secrets import config_without_secrets
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.save.whole_folder import remove_leftovers, sync_file, whole_folder
@@ -26,6 +26,7 @@ SAMPLES_FILE = "samples.jsonl"
 TRACKERS_FILE = "trackers.json"  # what the services call this run
 LOGS_FOLDER = "logs"
 LOG_FILES = (METRICS_FILE, SAMPLES_FILE)
+GO_ON = "; when that is mended, the same command with --resume auto goes on from the last checkpoint"
 
 Line = dict[str, float]
 """What metrics.jsonl says of a step or of a validation."""
@@ -54,15 +55,20 @@ class RunFolder:
         if not self.writes:
             return
         try:
-            self._take()
+            with self.given_back():
+                self._take()
+                self._write_config(config)
+        except OSError as error:
+            raise DpoError(f"{path_text(self.path)}: can't be written: {reason(error)}") from error
+
+    def _write_config(self, config: TrainConfig) -> None:
+        try:
             write_config(config, self.path)
         except FileExistsError:
             self.close()
             raise UsageError(
                 f"{path_text(self.path)}: another run has taken the folder; name a new one with -o"
             ) from None
-        except OSError as error:
-            raise DpoError(f"{path_text(self.path)}: can't be written: {error.strerror or error}") from error
 
     def start_over(self) -> None:
         """Remove what a run has left that ended before its first checkpoint.
@@ -95,7 +101,7 @@ class RunFolder:
                 if (note := _cut(source / name, self.path / name, log_bytes.get(name, 0))) is not None
             ]
         except OSError as error:
-            raise DpoError(f"{path_text(self.path)}: can't be written: {error.strerror or error}") from error
+            raise DpoError(f"the run can't be gone on with: {reason_with_path(error)}") from error
 
     @contextmanager
     def closed_on_failure(self) -> Iterator[None]:
@@ -150,7 +156,7 @@ class RunFolder:
         try:
             yield
         except BaseException:
-            if self.writes:
+            if self._lock is not None:
                 with suppress(OSError):  # whatever else is in there stays
                     self._remove_records()
                     self.path.rmdir()
@@ -163,10 +169,19 @@ class RunFolder:
         shutil.rmtree(self.path / LOGS_FOLDER, ignore_errors=True)
 
     def log(self, line: Mapping[str, float]) -> None:
-        """Append a line to metrics.jsonl; what is no number is null there."""
-        if self.writes:
-            with (self.path / METRICS_FILE).open("a", encoding="utf-8") as stream:
+        """Append a line to metrics.jsonl; what is no number is null there.
+
+        Raises:
+            DpoError: it can't be written.
+        """
+        if not self.writes:
+            return
+        path = self.path / METRICS_FILE
+        try:
+            with path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(finite(line), allow_nan=False) + "\n")
+        except OSError as error:
+            raise DpoError(f"{path_text(path)}: can't be written: {reason(error)}{GO_ON}") from error
 
     def save_policy(self, write: Callable[[Path], None]) -> None:
         """Let `write` fill the policy's folder, which is there whole or not at all.
@@ -174,7 +189,7 @@ class RunFolder:
         Raises:
             DpoError: it can't be written.
         """
-        with whole_folder(self.policy_dir) as unfinished:
+        with whole_folder(self.policy_dir, remedy=GO_ON) as unfinished:
             write(unfinished)
 
 
@@ -198,7 +213,7 @@ def _cut(source: Path, target: Path, size: int) -> str | None:
     """Make a log what it was when it had so many bytes; say so where it has lost some since."""
     if source == target and source.exists() and source.stat().st_size > size:
         os.truncate(target, size)
-    elif source != target and size:
+    elif source != target and size and source.exists():
         with source.open("rb") as old, atomic_writer(target) as new:
             new.write(old.read(size))
     found = target.stat().st_size if target.exists() else 0

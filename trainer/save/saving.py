@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import DpoError
-from schemas.terminal import path_text
+from schemas.terminal import path_text, reason
 from trainer.checkpoint.checkpoints import INFO_FILE
 from trainer.checkpoint.manifest import write_manifest
 from trainer.checkpoint.places import STATE_FOLDER
@@ -49,7 +49,7 @@ def save_checkpoint(run: Run, state: RunState) -> None:
     Each process writes what it holds; the main one adds the policy, and the manifest when all is there.
 
     Raises:
-        DpoError: it can't be written; nothing of it is left.
+        DpoError: it can't be written, and nothing of it is left; or it is there, and older ones can't be removed.
     """
     accelerator, checkpoints = run.accelerator, run.checkpoints
     target = checkpoints.folder_of(state.step)
@@ -65,17 +65,16 @@ def save_checkpoint(run: Run, state: RunState) -> None:
             partial(_writing, target, partial(_write_rest, run, unfinished, state, standing, weights, numbers)),
         )
         on_main(accelerator, partial(_writing, target, partial(_finish, target)))
+        on_main(accelerator, partial(_writing, checkpoints.folder, partial(checkpoints.add, standing)))
     except DpoError as error:
         if accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
         told = type(error)(
             f"{error}; make room, keep fewer with checkpointing.keep_top_k (now {checkpoints.options.keep_top_k}), or "
-            "save none on the way with checkpointing.enabled=false"
+            "save none on the way with checkpointing.enabled=false; --resume auto goes on from the last whole one"
         )
         told.is_told_elsewhere = error.is_told_elsewhere
         raise told from error
-    if accelerator.is_main_process:
-        checkpoints.add(standing)
 
 
 def save_policy(run: Run, weights: dict[str, Any]) -> None:
@@ -94,7 +93,7 @@ def _writing(target: Path, write: Any) -> None:
     except DpoError:
         raise
     except Exception as error:  # safetensors and tokenizers raise their own for a full disk
-        raise DpoError(f"{path_text(target)}: can't be written: {error}") from error
+        raise DpoError(f"{path_text(target)}: can't be written: {reason(error)}") from error
 
 
 def _begin(unfinished: Path) -> None:

@@ -8,14 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from schemas.errors import DpoError
-from schemas.terminal import path_text
+from schemas.terminal import path_text, reason
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, remedy: str = "") -> Iterator[Path]:
     """Give a folder to write into, which gets its name when all of it is on the disk; else nothing is left of it.
 
     Where only the name is taken, the folder is kept under another one: hours of training may be in it.
+
+    Args:
+        path: The folder's name.
+        remedy: What to do where it can't be written.
 
     Raises:
         DpoError: it can't be written.
@@ -30,7 +34,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except DpoError:
         raise
     except Exception as error:  # safetensors and tokenizers raise their own for a full disk
-        raise DpoError(f"{path_text(path)}: can't be written: {error}") from error
+        raise DpoError(f"{path_text(path)}: can't be written: {reason(error)}{remedy}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 
