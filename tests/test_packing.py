@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pairwise import random_group
-from trainer.data.plan import ResponseRef
+from trainer.data.plan import PairRef, ResponseRef, Step
 from trainer.data.tokenize import TokenizedGroup
 from trainer.model.batch import token_rows
 from trainer.model.packing import Fragment, Layout, Packer, Row, share
+from trainer.run.rows import idle_notes
 
 Pack = Callable[..., list[Row]]
 
@@ -191,3 +192,17 @@ def test_predictors_point_at_what_stands_before_each_trained_token(
         assert targets.tolist() == [sequence[place] for place in trained]
         assert [ids[place] for place in places.tolist()] == [sequence[place - 1] for place in trained]
         assert [positions[place] for place in places.tolist()] == [place - 1 for place in trained]
+
+
+def test_processes_without_work_are_told() -> None:
+    """Two prompts of two responses each, 20 tokens: a row of 20 has one of them, a row of 10 one response."""
+    groups = [random_group(10, (5, 5), [(0, 1)]) for _ in range(2)]
+    step = Step(0, (PairRef(0, 0), PairRef(1, 0)))
+
+    def told(row_tokens: int, num_processes: int) -> list[str]:
+        return idle_notes(Packer(groups, Layout.TREE, row_tokens), [step], num_processes)
+
+    (note,) = told(20, 8)
+    assert note.startswith("the first step has work for 2 of 8 processes, the others only wait: ")
+    assert told(20, 3) == told(20, 2) == told(20, 1) == told(15, 7) == []
+    assert idle_notes(Packer(groups, Layout.TREE, 20), [], 8) == []

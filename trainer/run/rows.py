@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.data.plan import PairRef, ResponseRef, pair_weights, sides
+from trainer.data.plan import PairRef, ResponseRef, Step, pair_weights, sides
 from trainer.loss.metrics import MAX_ENVIRONMENTS, NUM_SUMS, PairTerms, metrics_of
 from trainer.model.batch import PairBatch, TokenRows, num_trained, token_rows
 from trainer.model.logps import ResponseLogps, response_logps, with_measures
@@ -21,6 +21,10 @@ from trainer.run.training import Training
 
 UNNAMED = "unnamed"
 """What the environment of rows that name none is called among others; in brackets, where one has that name."""
+
+
+MOST_IDLE = 0.5
+"""Share of a step's rows from which on it is not worth a word that the others are fillers."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,21 @@ def rows_of_pairs(
             across.append(pair)
     mine = share(rows, process=accelerator.process_index, num_processes=num_processes)
     return StepRows(packer, reference, tuple(pairs), rows, mine, inside, across, dict(weights))
+
+
+def idle_notes(packer: Packer, steps: Sequence[Step], num_processes: int) -> list[str]:
+    """Say so where a step has too few rows for the processes: those without one repeat another's for nothing."""
+    if not steps:
+        return []
+    rows = packer.rows(steps[0].responses(packer.groups), num_processes=num_processes)
+    own = sum(not row.is_filler for row in rows)
+    if own > MOST_IDLE * len(rows):
+        return []
+    return [
+        f"the first step has work for {own} of {num_processes} processes, the others only wait: a prompt's responses "
+        "stay together in a row; a larger policy.train_global_batch_size has more rows, and a smaller "
+        "policy.tokens_per_microbatch makes more of them"
+    ]
 
 
 class Tally:

@@ -30,6 +30,7 @@ from trainer.model.self_check import self_check
 from trainer.model.sharded import is_sharded, shard
 from trainer.model.zero import put_in_parts, start_engine, zero_stage
 from trainer.run.optimizer import make_optimizer, make_scheduler
+from trainer.run.rows import idle_notes
 from trainer.run.training import Training
 
 CHECKED_GROUPS, CHECKED_RESPONSES = 2, 4
@@ -78,6 +79,7 @@ def set_up(
             say(line)
 
     tell([_attention_note(scorer), *_length_notes(model, data), *_loss_notes(objective, data)])
+    tell(idle_notes(packer, steps[:1], accelerator.num_processes))
     if policy.self_check and steps:
         tell(_checked(scorer, packer, steps[0], policy.precision, accelerator))
     sets = [data.groups, *validation]
