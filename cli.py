@@ -85,7 +85,8 @@ def _fail(message: str, exit_code: int) -> None:
     rank = os.environ.get("RANK", "0")
     kind = "stopped" if exit_code == EXIT_STOPPED else "error"
     prefix = f"dpo: {kind}: " if rank == "0" else f"dpo: {kind} (rank {rank}): "
-    print(prefix + "\n".join(map(printable, message.split("\n"))), file=STDERR)
+    text = prefix + "\n".join(map(printable, message.split("\n")))
+    print(f"{text}\n", end="", file=STDERR)  # at once: other processes write there too
     sys.exit(exit_code)
 
 

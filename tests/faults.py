@@ -5,6 +5,7 @@ strikes is told by `strikes`, which each process calls with its rank before it s
 """
 
 import ctypes
+import faulthandler
 import os
 import resource
 import signal
@@ -21,7 +22,7 @@ import pytest
 import torch
 
 import cli
-from tests.torture import become, end, free_port
+from tests.torture import MOST_SECONDS, become, end, free_port
 from tests.training_runs import USUAL, held_out
 from trainer.checkpoint.manifest import check_files, read_manifest
 from trainer.checkpoint.places import steps_in
@@ -31,7 +32,7 @@ Act = Callable[[], object]
 Strikes = Callable[[int], object]
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "os.chmod")
-SAVES = ("checkpointing.save_period=2", "reference.cache_dir=null")
+SAVES = ("checkpointing.save_period=2", "checkpointing.keep_states=null", "reference.cache_dir=null")
 CAPABILITIES_VERSION = 0x20080522
 
 
@@ -42,13 +43,13 @@ class Child:
     number: int
     reads: int
     _told: bytes = b""
-    _has_ended: bool = False
+    _is_unread: bool = False
 
     @property
     def told(self) -> str:
         """Give what it has written so far."""
         with suppress(BlockingIOError):
-            while not self._has_ended and (content := os.read(self.reads, 65536)):
+            while not self._is_unread and (content := os.read(self.reads, 65536)):
                 self._told += content
         return self._told.decode()
 
@@ -68,6 +69,11 @@ class Child:
             assert time.monotonic() < give_up, self.told
             time.sleep(0.01)
 
+    def hang_up(self) -> None:
+        """Read no longer what it says, so that it can't write it."""
+        self._is_unread = True
+        os.close(self.reads)
+
     def end(self, within: float = 60) -> int:
         """Wait for its end; give its exit code, below 0 where a signal ended it. Without an end in time it is killed.
 
@@ -82,14 +88,16 @@ class Child:
             time.sleep(0.01)
         code = end(self.number)
         assert "Traceback" not in self.told, self.told
-        self._has_ended = True
-        os.close(self.reads)
+        if not self._is_unread:
+            self.hang_up()
         return code
 
 
-def start(folder: Path, *told: str, name: str = "run", strikes: Strikes = lambda rank: None) -> Child:
+def start(
+    folder: Path, *told: str, name: str = "run", pairs: str = "pairs.jsonl", strikes: Strikes = lambda rank: None
+) -> Child:
     """Start `dpo train --resume auto` on a folder of `tests.training_runs.filled`."""
-    return start_many(1, folder, *told, name=name, strikes=strikes)[0]
+    return start_many(1, folder, *told, name=name, pairs=pairs, strikes=strikes)[0]
 
 
 def start_many(
@@ -97,11 +105,13 @@ def start_many(
     folder: Path,
     *told: str,
     name: str = "run",
+    pairs: str = "pairs.jsonl",
     strikes: Strikes = lambda rank: None,
 ) -> list[Child]:
     """Start it on several processes, as a launcher does."""
-    arguments = [str(folder / "pairs.jsonl"), "--model", str(folder / "policy"), "-o", str(folder / name)]
-    arguments += ["--resume", "auto", "--gpus", "none", *USUAL, held_out(folder), *SAVES, "dpo.max_num_steps=5", *told]
+    arguments = [str(folder / pairs), "--model", str(folder / "policy"), "-o", str(folder / name)]
+    arguments += [] if any(each.startswith("checkpointing.resume=") for each in told) else ["--resume", "auto"]
+    arguments += ["--gpus", "none", *USUAL, held_out(folder), *SAVES, "dpo.max_num_steps=5", *told]
     port = free_port()
     children = []
     for rank in range(num_processes):
@@ -125,6 +135,7 @@ def _train_and_leave(arguments: list[str], output: int, rank: int, strikes: Stri
         for number in (1, 2):
             os.dup2(output, number)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=sys.stderr)
         sys.argv = ["dpo", "train", *arguments]
         strikes(rank)
         cli.main()
@@ -193,7 +204,7 @@ def without_room_for_files() -> None:
 @contextmanager
 def mounted(folder: Path, size: str) -> Iterator[Path]:
     """Mount a disk of its own for some files; skip the test where that is not allowed."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(b"tmpfs", bytes(folder), b"tmpfs", ctypes.c_ulong(0), f"size={size}".encode()) != 0:
         pytest.skip(f"no tmpfs can be mounted here: {os.strerror(ctypes.get_errno())}")
@@ -232,6 +243,15 @@ def whole_checkpoints(run: Path) -> list[int]:
         checkpoint = run / "checkpoints" / f"step_{step}"
         check_files(checkpoint, read_manifest(checkpoint))
     return steps
+
+
+def went_on(num_processes: int, folder: Path, *told: str, name: str = "run") -> str:
+    """Start a run until its end, and see that nothing half written is left; give what the main process has told."""
+    children = start_many(num_processes, folder, *told, name=name)
+    codes = [child.end() for child in children]
+    assert codes == [0] * num_processes, [child.told for child in children]
+    assert leftovers(folder / name) == []
+    return children[0].told
 
 
 def leftovers(run: Path) -> list[Path]:

@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from cli import _fail
 from schemas.errors import EXIT_INTERNAL, DpoError, InputError, UsageError
 
 FAILED, MISUSE, UNREADABLE = DpoError.exit_code, UsageError.exit_code, InputError.exit_code
@@ -477,3 +479,11 @@ def test_an_interrupted_collection_leaves_nothing(tmp_path, number, exit_code):
     assert process.returncode == exit_code, errors
     assert "Traceback" not in errors
     assert [path.name for path in tmp_path.iterdir()] == ["rollouts"]
+
+
+def test_a_message_is_written_as_a_whole_for_other_processes_write_there_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=written.append, flush=lambda: None))
+    with pytest.raises(SystemExit):
+        _fail("one\ntwo", 1)
+    assert "".join(written) == written[0] == "dpo: error: one\ntwo\n"

@@ -82,6 +82,8 @@ def expanded(argument: str, variables: dict[str, str]) -> str:
         ([*SLURM, "policy.model_name=n"], "policy.model_name: given as an option and as policy.model_name="),
         ([*SLURM, "--nodes", "2", "cluster.num_nodes=2"], "cluster.num_nodes: given as an option and as"),
         ([*SLURM, "--gpus-per-node", "many"], "cluster.gpus_per_node"),
+        ([*SLURM, "--accelerate-config", "fsdp"], "cluster.accelerate_config='fsdp': expected ddp, fsdp2"),
+        ([*SLURM, "cluster.cpu_offload=true"], "cluster.cpu_offload=true: needs cluster.accelerate_config="),
         ([*SLURM, "--gpus-per-node", "0"], "cluster.gpus_per_node"),
         # what would not go on by itself
         ([*SLURM, "checkpointing.resume=auto"], "checkpointing.resume: leave it out; each start of a job has"),
@@ -104,6 +106,9 @@ def expanded(argument: str, variables: dict[str, str]) -> str:
         # what would end a line of the file early
         ([*SLURM, "--name", "a b"], "--name 'a b': expected small letters"),
         ([*SLURM, "--name", "x" * 53], "at most 52"),
+        ([*K8S, "--name", "1st"], "--name '1st': expected small letters, digits and - between them, a letter first"),
+        ([*SLURM, "--setup", "echo it's"], """--setup "echo it's": ends inside of a quote"""),
+        ([*SLURM, "--setup", "true \\"], "ends inside of a quote, or with a backslash"),
         ([*SLURM, "--partition", "a\n#SBATCH --uid=0"], r"--partition 'a\n#SBATCH --uid=0': expected a name"),
         ([*SLURM, "--account", ""], "--account '': expected a name"),
         ([*SLURM, "--gpu", "h100:8 --x"], "--gpu 'h100:8 --x': expected a kind"),
@@ -126,6 +131,13 @@ def test_what_is_wrong_prints_no_file(tmp_path, monkeypatch, capsys, arguments: 
     assert message in str(raised.value)
     assert capsys.readouterr().out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_accelerate_s_is_looked_at_where_it_is_here(job_file, tmp_path: Path) -> None:
+    assert "--accelerate-config=there.yaml" in job_file(*SLURM, "--accelerate-config", "there.yaml")
+    (tmp_path / "here.yaml").write_text("distributed_type: MEGATRON_LM")
+    with pytest.raises(UsageError, match=r"here\.yaml:1: distributed_type: Megatron-LM"):
+        job_file(*SLURM, "--accelerate-config", str(tmp_path / "here.yaml"))
 
 
 def test_a_missing_file_of_settings_is_an_input_that_can_not_be_read(job_file) -> None:

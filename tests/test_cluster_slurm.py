@@ -177,10 +177,10 @@ def test_pairs_that_look_like_options_come_after_two_dashes(cluster: Cluster) ->
 
 
 def test_setup_runs_before_all_else(cluster: Cluster) -> None:
-    """Without it there is no dpo on the PATH of the script."""
+    """Without it there is no dpo on the PATH of the script; and it may use what is not set, as conda's scripts do."""
     (cluster.folder / "bin" / "dpo").rename(cluster.folder / "bin" / "moved")
     setup = 'dpo() { moved "$@"; }; export -f dpo'
-    write_script("p.jsonl", "--model", "m", "--gpus-per-node", "2", "--setup", setup, "--setup", "export A=1")
+    write_script("p.jsonl", "--model", "m", "--gpus-per-node", "2", "--setup", setup, "--setup", "export A=$UNSET")
     cluster.plan([(0, 0), (0, 0)])
     assert cluster.run(SCRIPT) == (0, "")
     assert cluster.told(0, 0)["argv"][0] == "train"

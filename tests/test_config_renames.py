@@ -56,7 +56,7 @@ def test_all_keys_below_one_without_a_place_have_none() -> None:
         ("data.num_workers", "pairs are tokenised once"),
         ("logger.monitor_gpus", "memory is in the metrics of each step"),
         ("checkpointing.save_optimizer", "a checkpoint has the optimizer"),
-        ("policy.dtensor_cfg.tensor_parallel_size", "Accelerate"),
+        ("policy.dtensor_cfg.tensor_parallel_size", "cluster.accelerate_config"),
     ],
 )
 def test_the_names_that_people_have_in_their_scripts(old: str, answer: str) -> None:

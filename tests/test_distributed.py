@@ -128,8 +128,8 @@ def test_validation_and_checkpoints_are_the_same_on_two_processes(folder: Path) 
 
 @pytest.mark.slow
 def test_a_process_without_a_part_in_split_pairs_keeps_step_with_the_others(folder: Path) -> None:
-    """Steps of two pairs on three processes: one whole in a row, the other's sides in two. The third process has
-    nothing to tell the others of the split pair, and still has to run what they run, for DDP exchanges buffers."""
+    """Steps of two pairs on three processes: one whole in a row, the other's sides in two. Who has no part in one of
+    them still has to run what the others run, policy and reference, for under FSDP2 they put weights together."""
     rows = [
         {"prompt": f"{n}", "chosen": "y" * 30, "rejected": "n" * 25}
         if n % 2
@@ -141,7 +141,12 @@ def test_a_process_without_a_part_in_split_pairs_keeps_step_with_the_others(fold
         "policy.train_global_batch_size=2",
         "policy.max_total_sequence_length=60",
         "policy.tokens_per_microbatch=60",
+        "cluster.accelerate_config=fsdp2",
+        "reference=online",
+        "data.validation.data_path=held_out.jsonl",
+        "dpo.val_period=3",
     )
+    write_rows(folder / "held_out.jsonl", rows[1:2])  # in one row of one process
     alone = train(folder, "alone", num_processes=1, settings=settings)
     together = train(folder, "together", *launch(3), num_processes=3, settings=settings)
     found = load_file(together / "policy" / "model.safetensors")

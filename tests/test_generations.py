@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -224,6 +225,7 @@ def test_when(tmp_path: Path) -> None:
 def test_sharded_policies_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accelerator = Accelerator(cpu=True)
     monkeypatch.setitem(accelerator.state.__dict__, "distributed_type", DistributedType.FSDP)
+    monkeypatch.setitem(accelerator.state.__dict__, "fsdp_plugin", SimpleNamespace(fsdp_version=1))
     said: list[str] = []
     samples = start_samples(
         config_of(tmp_path),

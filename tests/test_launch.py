@@ -103,6 +103,8 @@ def test_a_task_of_srun_is_a_process() -> None:
         {"WORLD_SIZE": "8"},
         BATCH_SCRIPT,
         SRUN | {"SLURM_STEP_NUM_TASKS": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "1", "PMI_SIZE": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2", "NODE_RANK": "1"},
         SRUN | {"SLURM_STEP_ID": "4294967290"},  # of the shell that salloc starts
         SRUN | {"SLURM_STEP_ID": "4294967291"},  # of a batch script
     ],
@@ -121,6 +123,11 @@ def test_a_shell_of_srun_has_no_other_tasks_though_its_variables_say_so(monkeypa
     assert place_of(SRUN) is not None
 
 
+def test_srun_s_own_mpi_and_a_launcher_inside_of_mpirun_are_no_mpirun() -> None:
+    assert place_of(SRUN | {"PMI_SIZE": SRUN["SLURM_STEP_NUM_TASKS"]}) == place_of(SRUN)
+    assert place_of(TORCHRUN | {"OMPI_COMM_WORLD_SIZE": "2"}) == place_of(TORCHRUN)
+
+
 def test_accelerate_with_one_process_is_a_launcher_too() -> None:
     assert place_of({"ACCELERATE_MIXED_PRECISION": "no"}) == Place(0, 1, 0, 1, "127.0.0.1", 29500)
 
@@ -133,6 +140,9 @@ def test_accelerate_with_one_process_is_a_launcher_too() -> None:
         ({**TORCHRUN, "WORLD_SIZE": "0"}, "WORLD_SIZE='0': expected a whole number from 1 on"),
         ({name: value for name, value in SRUN.items() if name != "SLURM_LOCALID"}, "and no SLURM_LOCALID"),
         ({**SRUN, "MASTER_PORT": "http"}, "MASTER_PORT='http'"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, "mpirun has started 2 processes"),
+        ({**BATCH_SCRIPT, "PMI_SIZE": "4", "PMI_RANK": "0"}, "PMI_SIZE=4: mpirun has started 4 processes"),
+        ({**SRUN, "SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "8"}, "mpirun has started 8 processes"),
     ],
 )
 def test_half_an_environment_is_refused(variables: dict[str, str], message: str) -> None:
@@ -289,18 +299,26 @@ def test_the_line_that_starts_the_same() -> None:
     here = Node(0, 1, "127.0.0.1", 1234, "")
     there = Node(1, 2, "node-a", 1234, "")
     arguments = ["train", "it's.jsonl", "-o", "a b"]
-    rest = """-m cli train 'it'"'"'s.jsonl' -o 'a b'"""
+    rest = """dpo train 'it'"'"'s.jsonl' -o 'a b'"""
     assert launch_line(here, 8, arguments, is_on_gpus=True) == (
-        f"accelerate launch --multi_gpu --num_processes 8 {rest}"
+        f"accelerate launch --multi_gpu --num_processes 8 --no_python {rest}"
     )
-    assert launch_line(here, 2, arguments, is_on_gpus=False) == f"torchrun --nproc-per-node 2 {rest}"
+    assert launch_line(here, 2, arguments, is_on_gpus=False) == f"torchrun --nproc-per-node 2 --no-python {rest}"
     assert launch_line(there, 8, arguments, is_on_gpus=True) == (
         "accelerate launch --multi_gpu --num_processes 16 --num_machines 2 --machine_rank 1 --main_process_ip node-a "
-        f"--main_process_port 1234 {rest}"
+        f"--main_process_port 1234 --no_python {rest}"
     )
     assert launch_line(there, 2, ["train"], is_on_gpus=False) == (
-        "torchrun --nproc-per-node 2 --nnodes 2 --node-rank 1 --master-addr node-a --master-port 1234 -m cli train"
+        "torchrun --nproc-per-node 2 --nnodes 2 --node-rank 1 --master-addr node-a --master-port 1234 --no-python dpo "
+        "train"
     )
+
+
+def test_the_line_that_starts_the_same_tells_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "canary-of-a-password")
+    arguments = ["train", "s3://me:canary@host/p.jsonl?signature=canary", "logger.wandb.name=canary-of-a-password"]
+    line = launch_line(Node(0, 1, "127.0.0.1", 1234, ""), 2, arguments, is_on_gpus=False)
+    assert line.endswith("dpo train 's3://***@host/p.jsonl?***' logger.wandb.name=***")
 
 
 def test_a_held_port_is_free_for_who_asks_for_it() -> None:

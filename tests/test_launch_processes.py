@@ -196,7 +196,7 @@ def test_dpo_train_starts_its_processes(folder: Path, dpo, monkeypatch: pytest.M
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["policy_dir"] == "a run/policy"
     line, *rest = result.stderr.splitlines()
-    assert line.startswith("starting 2 processes: torchrun --nproc-per-node 2 -m cli train ")
+    assert line.startswith("starting 2 processes: torchrun --nproc-per-node 2 --no-python dpo train ")
     assert "2 processes" in "\n".join(rest)
     for noise in ("OMP_NUM_THREADS", "torch.distributed", "exitcode", "Traceback", "Warning"):
         assert noise not in result.stderr

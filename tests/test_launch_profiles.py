@@ -196,6 +196,39 @@ def test_copies_and_shards_of_a_file(file) -> None:
         told(path)
 
 
+def test_copies_alone_are_no_shards(file) -> None:
+    path = file("FSDP", fsdp_config=FSDP, parallelism_config={"parallelism_config_dp_replicate_size": 4})
+    with pytest.raises(UsageError, match="dp_shard_size 1 leaves nothing to share; use ddp"):
+        told(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"fsdp_config": FSDP | {"fsdp_auto_wrap_policy": "ALL"}}, "Invalid auto wrap policy: ALL"),
+        ({"fsdp_config": FSDP | {"fsdp_state_dict_type": "HALF"}}, "'HALF'"),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 2.0}}, "invalid literal"),
+    ],
+)
+def test_values_that_accelerate_can_t_read_are_told_before_there_are_processes(file, keys: dict, message: str) -> None:
+    before = dict(os.environ)
+    with pytest.raises(UsageError, match=f"my accelerate.yaml: Accelerate refuses it: .*{message}"):
+        told(file("FSDP", **keys))
+    assert dict(os.environ) == before
+
+
+def test_an_engine_s_own_file_says_all_of_it(file, tmp_path: Path) -> None:
+    path = tmp_path / "engine.json"
+    path.write_text('{"zero_optimization": {"stage": 3, "offload_optimizer": {"device": "auto"}}}')
+    engine = {"deepspeed_config_file": str(path), "zero3_init_flag": True}
+    assert told(file("DEEPSPEED", deepspeed_config=engine))["ACCELERATE_DEEPSPEED_CONFIG_FILE"] == str(path)
+    with pytest.raises(UsageError, match="When using `deepspeed_config_file`"):
+        told(file("DEEPSPEED", deepspeed_config=engine | {"zero_stage": 2}))
+    path.write_text('{"train_batch_size": "auto"}')
+    with pytest.raises(UsageError, match="Please specify the ZeRO optimization config"):
+        told(file("DEEPSPEED", deepspeed_config=engine))
+
+
 def test_a_file_for_whole_models_tells_accelerate_nothing(file) -> None:
     assert told(file("MULTI_GPU", gpu_ids="all")) == {}
 

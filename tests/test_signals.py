@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from schemas.preference import write_rows
 from tests.faults import (
-    Child,
+    Act,
     at_file,
     in_row_of_validation,
     in_step,
@@ -17,125 +18,214 @@ from tests.faults import (
     signalled,
     start,
     start_many,
+    went_on,
     whole_checkpoints,
 )
 from tests.torture import outcome
-from tests.training_runs import HELD_OUT, filled
-from schemas.preference import write_rows
+from tests.training_runs import filled, lines_of
 
 pytestmark = pytest.mark.slow
-LONG = ("dpo.val_micro_batch_size=1","policy.max_total_sequence_length=48", "policy.tokens_per_microbatch=400")
+
+ROWS = [{"prompt": f"Another {n}?", "chosen": f"yes {n}", "rejected": "no" * (n % 5 + 1)} for n in range(80)]
+LONG = ("dpo.val_micro_batch_size=1", "policy.max_total_sequence_length=48")
+"""A validation has forty rows; there is one before the first step and behind the second, fourth, and last."""
+
+SECONDS = 2.0
+"""Within which a process has ended that is to end at once."""
+
+Place = Callable[[Act], None]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs, a policy, and runs on one process and on two that nothing has struck."""
     folder = filled(tmp_path_factory.mktemp("signals"))
-    write_rows(folder / "held_out.jsonl", [{"prompt": f"Another {n}?", "chosen": f"yes {n}", "rejected": "no" * (n % 5 + 1)} for n in range(40)])
-    child = start(folder, *LONG, name="whole", strikes=lambda rank: in_row_of_validation(40, lambda:os.write(2,b"ROW40")))
-    assert child.end() == 0, child.told
-    print(child.told)
+    write_rows(folder / "held_out.jsonl", ROWS)
+    for num_processes in (1, 2):
+        went_on(num_processes, folder, *LONG, name=f"whole {num_processes}")
     return folder
 
 
-def ends_as_the_whole(folder: Path, name: str, num_processes=1) -> bool:
-    for child in start_many(num_processes, folder, *LONG, name=name):
-        assert child.end() == 0, child.told
-    assert leftovers(folder / name) == []
-    return outcome(folder / name) == outcome(folder / "whole")
+def ends_as_the_whole(folder: Path, name: str, num_processes: int = 1) -> bool:
+    went_on(num_processes, folder, *LONG, name=name)
+    return outcome(folder / name) == outcome(folder / f"whole {num_processes}")
 
 
-PLACES = {
-    "pairs": lambda act: at_file("/pairs.jsonl", act, count=2),
-    "config": lambda act: at_file("/train_config.json", act),
-    "val0": lambda act: in_row_of_validation(3, act),
-    "val2": lambda act: in_row_of_validation(45, act),
-    "final val": lambda act: in_row_of_validation(130, act),
+def reading(act: Act) -> None:
+    at_file("/pairs.jsonl", act, count=2)
+
+
+def making_the_folder(act: Act) -> None:
+    at_file("/train_config.json", act)
+
+
+def first_validation(act: Act) -> None:
+    in_row_of_validation(3, act)
+
+
+@pytest.mark.parametrize(
+    ("place", "number", "code"),
+    [
+        (reading, signal.SIGTERM, 75),
+        (reading, signal.SIGINT, 130),
+        (making_the_folder, signal.SIGUSR1, 75),
+        (first_validation, signal.SIGHUP, 75),
+        (first_validation, signal.SIGINT, 130),
+    ],
+)
+def test_before_the_first_step(folder: Path, place: Place, number: signal.Signals, code: int) -> None:
+    """Nothing is left of such a run; who has asked for --resume auto is told that it may be started again."""
+    child = start(folder, *LONG, name="early", strikes=lambda rank: place(signalled(number)))
+    assert child.end() == code, child.told
+    told = f"stopped: before the first step, by {number.name}; the same command starts again where this one did"
+    assert child.last_line == f"dpo: {'error: interrupted' if number == signal.SIGINT else told}"
+    assert not (folder / "early").exists()
+
+
+def test_before_the_first_step_of_a_run_that_does_not_begin_again(folder: Path) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        never = "checkpointing.resume=never"
+        child = start(folder, *LONG, never, name="early", strikes=lambda rank, n=number: reading(signalled(n)))  # type: ignore[misc]
+        assert child.end() == 128 + number, child.told
+        assert child.last_line == f"dpo: error: ended by {number.name} before the first step; nothing was saved"
+        assert not (folder / "early").exists()
+
+
+PLACES: dict[str, tuple[Place, int]] = {  # and the step behind which the run ends
+    "step": (lambda act: in_step(3, act), 3),
+    "last step": (lambda act: in_step(5, act), 5),
+    "validation": (lambda act: in_row_of_validation(45, act), 2),
+    "last validation": (lambda act: in_row_of_validation(125, act), 5),
+    "state": (lambda act: at_file(".step_2.unfinished/state", act), 3),
+    "manifest": (lambda act: at_file(".step_2.unfinished/manifest.json", act), 3),
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-def test_signal(folder: Path, place: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("place", "number"), [*zip(PLACES, [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1] * 2, strict=True)]
+)
+def test_behind_the_step(folder: Path, place: str, number: signal.Signals) -> None:
+    """A validation is broken off within sixteen rows, and made up for when the run is gone on with."""
+    strike, step = PLACES[place]
     name = f"{place} {number.name}"
-    child = start(folder, *LONG, name=name, strikes=lambda rank: PLACES[place](signalled(number)))
-    code = child.end()
-    print("RESULT", place, number.name, code, (folder / name).exists() and [p.name for p in (folder / name).iterdir()], child.last_line if "error" in child.last_line or "stopped" in child.last_line else "-")
-    print(child.told)
+    child = start(folder, *LONG, name=name, strikes=lambda rank: strike(signalled(number)))
+    assert child.end() == 75, child.told
+    assert child.last_line == (
+        f"dpo: stopped: after step {step} of 5, by {number.name}; the policy so far is in {folder / name}/checkpoints/"
+        f"step_{step}/policy; the same command with --resume auto goes on"
+    )
+    assert whole_checkpoints(folder / name)[0] == step
+    assert "validation-default/loss" not in lines_of(folder / name)[-1]
     assert ends_as_the_whole(folder, name)
 
-def twice(first: signal.Signals, second: signal.Signals) -> None:
-    def act():
-        os.kill(os.getpid(), first)
-        time.sleep(1.3)
-        os.kill(os.getpid(), second)
-        time.sleep(20)
-    return act
 
-@pytest.mark.parametrize("place", ["pairs", "step", "val", "save"])
-def test_twice(folder: Path, place: str) -> None:
-    name = f"twice {place}"
-    act = twice(signal.SIGTERM, signal.SIGINT)
-    if place == "pairs":
-        def act():
-            os.kill(os.getpid(), signal.SIGTERM)
-    child = start(folder, *LONG, name=name, strikes=lambda rank: {"pairs": lambda: at_file("/pairs.jsonl", act, count=2), "step": lambda: in_step(3, act), "val": lambda: in_row_of_validation(60, act), "save": lambda: at_file(".step_2.unfinished/manifest.json", act)}[place]())
-    started = time.monotonic()
-    code = child.end()
-    print("RESULT", place, code, time.monotonic() - started, child.last_line)
-    assert ends_as_the_whole(folder, name)
-
-@pytest.mark.parametrize("place", ["reading", "step"])
-def test_hanging(folder: Path, place: str) -> None:
-    name = f"hanging {place}"
-    stop = signalled(signal.SIGSTOP)
-    children = start_many(2, folder, *LONG, name=name, strikes=lambda rank: rank and {"reading": lambda: at_file("policy/config.json", stop, count=2), "step": lambda: in_step(3, stop)}[place]())
-    os.waitid(os.P_PID, children[1].number, os.WSTOPPED)
-    time.sleep(1)
-    children[0].send(signal.SIGUSR1)
-    time.sleep(1.2)
-    children[0].send(signal.SIGTERM)
-    started = time.monotonic()
-    code = children[0].end(10)
-    print("RESULT", place, code, time.monotonic() - started, children[0].told)
-    children[1].send(signal.SIGKILL)
-    children[1].end()
-    for child in start_many(2, folder, *LONG, name=name):
-        assert child.end() == 0, child.told
-    assert leftovers(folder / name) == []
+def test_while_the_last_policy_is_saved(folder: Path) -> None:
+    child = start(folder, *LONG, name="end", strikes=lambda rank: at_file("/.policy.unfinished", signalled(15)))
+    assert child.end() == 0, child.told
+    assert leftovers(folder / "end") == []
+    assert outcome(folder / "end") == outcome(folder / "whole 1")
 
 
-@pytest.mark.parametrize("place", ["reading", "step", "val", "save"])
-def test_one_of_two(folder: Path, place: str) -> None:
+@pytest.mark.parametrize("place", [reading, PLACES["state"][0]], ids=["reading", "state"])
+def test_a_second_signal_ends_it_at_once(folder: Path, place: Place) -> None:
+    """The first one comes where the main thread is in a library that doesn't come back."""
+
+    def hangs() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])  # of this thread alone
+        os.write(2, b"hangs\n")
+        time.sleep(60)
+
+    child = start(folder, *LONG, name="twice", strikes=lambda rank: place(hangs))
+    child.until("hangs")
+    time.sleep(0.2)  # else the signal comes before it sleeps
+    child.send(signal.SIGTERM)
+    time.sleep(1.1)
+    child.send(signal.SIGUSR1)
+    assert child.end(SECONDS) == 128 + signal.SIGUSR1
+    assert child.last_line == "dpo: error: SIGUSR1 again: ended at once"
+    assert ends_as_the_whole(folder, "twice")
+    (folder / "twice").rename(folder / f"twice {time.monotonic_ns()}")
+
+
+@pytest.mark.parametrize(
+    "place", [lambda act: at_file("policy/config.json", act, count=2), PLACES["step"][0]], ids=["reading", "step"]
+)
+def test_a_second_signal_ends_what_waits_for_another_process(folder: Path, place: Place) -> None:
+    strikes = lambda rank: place(signalled(signal.SIGSTOP)) if rank == 1 else None  # noqa: E731
+    first, second = start_many(2, folder, *LONG, name="waits", strikes=strikes)
+    os.waitid(os.P_PID, second.number, os.WSTOPPED)
+    time.sleep(0.5)  # the first has come to a collective then
+    first.send(signal.SIGUSR1)
+    time.sleep(1.1)
+    first.send(signal.SIGTERM)
+    assert first.end(SECONDS) == 128 + signal.SIGTERM
+    assert first.last_line == "dpo: error: SIGTERM again: ended at once"
+    second.send(signal.SIGKILL)
+    second.end()
+
+
+@pytest.mark.parametrize("place", ["validation", "manifest"])
+def test_a_signal_to_one_process_ends_all(folder: Path, place: str) -> None:
+    """The second process writes no manifest; it is struck while it writes its tensors."""
+    strike, step = PLACES[place]
+    shard = "shard-00002-model-00001-of-00001.safetensors"
+    strike = (lambda act: at_file(shard, act)) if place == "manifest" else strike
+    # each process has half of the rows of a validation
+    strike = (lambda act: in_row_of_validation(25, act)) if place == "validation" else strike
     name = f"one {place}"
-    act = signalled(signal.SIGTERM)
-    children = start_many(2, folder, *LONG, name=name, strikes=lambda rank: rank and {"reading": lambda: at_file("policy/config.json", act, count=2), "step": lambda: in_step(3, act), "val": lambda: in_row_of_validation(50, act), "save": lambda: at_file("shard-00002-model-00001-of-00001.safetensors", act)}[place]())
-    started = time.monotonic()
-    codes = [child.end() for child in children]
-    print("RESULT", place, codes, time.monotonic() - started, *[child.told for child in children])
-    for child in start_many(2, folder, *LONG, name=name):
-        assert child.end() == 0, child.told
-    assert leftovers(folder / name) == []
+    strikes = lambda rank: strike(signalled(signal.SIGTERM)) if rank == 1 else None  # noqa: E731
+    children = start_many(2, folder, *LONG, name=name, strikes=strikes)
+    assert [child.end() for child in children] == [75, 75], [child.told for child in children]
+    assert f"stopped: after step {step} of 5, by SIGTERM" in children[0].last_line
+    assert "stopped" not in children[1].told  # told once
+    assert whole_checkpoints(folder / name)[0] == step
+    assert ends_as_the_whole(folder, name, 2)
 
-@pytest.mark.parametrize("which", ["SAVE", "STOP"])
-@pytest.mark.parametrize("step", [0, 3, 5])
-def test_file(folder: Path, which: str, step: int) -> None:
-    name = f"{which} {step}"
-    if step == 0:
-        (folder / name).mkdir()
-        (folder / name / which).touch()
-        child = start(folder, *LONG, name=name)
-    else:
-        child = start(folder, *LONG, name=name, strikes=lambda rank: in_step(step, (folder / name / which).touch))
-    code = child.end()
-    print("RESULT", code, child.last_line, sorted(str(p.relative_to(folder)) for p in (folder/name).glob("**/step_*")), (folder/name/which).exists())
-    if step:
-        assert ends_as_the_whole(folder, name)
 
-@pytest.mark.parametrize("when", ["x"])
-def test_without_checkpoints(folder, when):
-    child = start(folder, *LONG, "checkpointing.enabled=false", name="without", strikes=lambda rank: in_step(3, signalled(signal.SIGTERM)))
-    code = child.end()
-    print("RESULT", code, child.last_line, sorted(str(p.relative_to(folder)) for p in (folder/"without").glob("**/step_*")))
-    child = start(folder, *LONG, "checkpointing.enabled=false", name="without")
-    code = child.end()
-    print("RESULT", code, child.told)
+def test_nobody_reads_what_it_says(folder: Path) -> None:
+    """Ctrl-C ends `dpo train 2>&1 | tee log` and what it writes to; a closed terminal is the same to it."""
+    child = start(folder, *LONG, name="unread", strikes=lambda rank: in_step(3, lambda: time.sleep(1)))
+    child.until("validation default: loss 0.5")  # behind the second step
+    child.hang_up()
+    child.send(signal.SIGINT)
+    assert child.end() == 75
+    assert whole_checkpoints(folder / "unread") == [3, 2]
+    assert ends_as_the_whole(folder, "unread")
+
+
+@pytest.mark.parametrize(("step", "steps"), [(3, [3, 2]), (5, [5, 4, 2])])
+def test_the_file_stop(folder: Path, step: int, steps: list[int]) -> None:
+    stop = folder / f"stop {step}" / "STOP"
+    child = start(folder, *LONG, name=f"stop {step}", strikes=lambda rank: in_step(step, stop.touch))
+    assert child.end() == 75, child.told
+    assert f"dpo: stopped: after step {step} of 5, by the file STOP; the policy so far is in" in child.last_line
+    assert whole_checkpoints(stop.parent) == steps
+    assert not stop.exists()
+    stop.touch()  # while it doesn't run
+    child = start(folder, *LONG, name=f"stop {step}")
+    assert child.end() == (75 if step == 3 else 0), child.told
+    assert not stop.exists()
+    assert ends_as_the_whole(folder, f"stop {step}")
+
+
+def test_the_file_save(folder: Path) -> None:
+    """A checkpoint is validated, so that it can be compared: in its step there is a line more."""
+    save = folder / "save" / "SAVE"
+    child = start(folder, *LONG, name="save", strikes=lambda rank: in_step(3, save.touch))
+    assert child.end() == 0, child.told
+    assert whole_checkpoints(save.parent) == [4, 3, 2]
+    assert not save.exists()
+    weights, lines = outcome(save.parent)
+    expected_weights, expected = outcome(folder / "whole 1")
+    assert weights == expected_weights
+    assert [line["step"] for line in lines] == [0, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert lines[:5] + lines[6:] == expected
+
+
+def test_without_checkpoints_there_is_one_to_go_on_from(folder: Path) -> None:
+    none = "checkpointing.enabled=false"
+    child = start(folder, *LONG, none, name="none", strikes=lambda rank: in_step(3, signalled(signal.SIGTERM)))
+    assert child.end() == 75, child.told
+    assert whole_checkpoints(folder / "none") == [3]
+    assert "resume: after step 3" in went_on(1, folder, *LONG, none, name="none")
+    assert outcome(folder / "none")[0] == outcome(folder / "whole 1")[0]

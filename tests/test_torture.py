@@ -23,9 +23,8 @@ SEED = int(os.environ.get("DPO_TORTURE_SEED", "0"))
 
 def job_of(folder: Path, *settings: str) -> Job:
     filled(folder)
-    cache = f"reference.cache_dir={folder / 'cache'}"
     keeps = ("checkpointing.save_period=2", "checkpointing.keep_top_k=1", "checkpointing.keep_states=1")
-    return Job(folder, (*USUAL, "dpo.max_num_steps=7", held_out(folder), *keeps, cache, *settings), "whole")
+    return Job(folder, (*USUAL, "dpo.max_num_steps=7", held_out(folder), *keeps, *settings), "whole")
 
 
 @pytest.mark.slow
@@ -58,7 +57,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
 def test_other_numbers_of_processes_go_on_with_the_same_pairs(tmp_path: Path, profile: str) -> None:
     """Two steps on 2 processes, two on 1, three on 4, against 1 process; SGD, so that rounding is not blown up."""
     settings = (
-        *("policy.optimizer.name=sgd", "policy.optimizer.lr=0.05", "reference.cache_dir=null"),
+        *("policy.optimizer.name=sgd", "policy.optimizer.lr=0.05"),
         *(
             "policy.tokens_per_microbatch=60",
             "policy.max_total_sequence_length=60",

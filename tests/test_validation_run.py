@@ -13,7 +13,9 @@ from tests.tiny_models import byte_tokenizer, save_tiny_policy
 from tests.training_runs import HELD_OUT, ROWS, USUAL, are_equal, filled, held_out, lines_of, run
 from trainer.config.settings import resolve
 from trainer.cost.out_of_memory import remedies
+from trainer.run.given import NOTHING
 from trainer.run.prepare import prepare
+from trainer.run.signals import Signals
 
 LN_2 = math.log(2)
 NO_CACHE = "reference.cache_dir=null"
@@ -141,7 +143,7 @@ def test_rows_of_a_validation_have_a_size_of_their_own(folder: Path) -> None:
             model_name=str(folder / "policy"),
             output_dir=folder / f"run {tokens}",
         )
-        prepared = prepare(config)
+        prepared = prepare(config, NOTHING, Signals())
         assert [each.packer.max_tokens for each in prepared.validation] == [tokens]
         assert prepared.training.packer.max_tokens == 400
 
@@ -251,7 +253,7 @@ def test_every_metric_of_a_step_can_be_named(folder: Path) -> None:
             model_name=str(folder / "policy"),
             output_dir=folder / f"of {name.replace('/', ' ')}",
         )
-        prepare(config)
+        prepare(config, NOTHING, Signals())
 
 
 def test_what_helps_where_a_validation_runs_out_of_memory() -> None:

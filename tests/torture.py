@@ -2,8 +2,12 @@
 
 A process is killed by SIGKILL, either after a time or at its n-th operation on files (as Python's audit events tell
 them): opening, renaming, removing, making folders. So each point between two of these operations can be hit.
+
+There is no reference cache: it is read by Polars, whose threads are not in a process that is forked, once they were
+started in the one that forks.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -28,6 +32,11 @@ from trainer.run.signals import Signals
 FILE_EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "os.chmod")
 TIMES = ("step_seconds", "pairs_per_second", "tokens_per_second", "memory_gb", "mfu")
 """Of train/: metrics that no two runs have alike."""
+
+
+USED_ALWAYS = ("checkpointing.resume=auto", "cluster.gpus_per_node=none", "reference.cache_dir=null")
+MOST_SECONDS = 300
+"""After which a process says where it hangs, and ends."""
 
 
 @dataclass(frozen=True)
@@ -118,13 +127,14 @@ def _train_and_leave(job: Job, more: Sequence[str], kill: Kill | None, counter: 
     """Train as `dpo train --resume auto` does, and leave without a way back into the test that has forked."""
     code = 4
     try:
-        torch.set_num_threads(1)  # OpenMP's threads of the process that has forked are not here
+        torch.set_num_threads(1)  # OpenMP's threads of the process that has forked are not here either
         output = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for number in (1, 2):
             os.dup2(output, number)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
+        faulthandler.dump_traceback_later(MOST_SECONDS, exit=True, file=sys.stderr)
         config = resolve(
-            [*job.settings, "checkpointing.resume=auto", "cluster.gpus_per_node=none", *more],
+            [*job.settings, *USED_ALWAYS, *more],
             train_data_path=job.folder / "pairs.jsonl",
             model_name=str(job.folder / "policy"),
             output_dir=job.run,

@@ -26,7 +26,9 @@ from pathlib import Path
 from schemas.atomic import atomic_writer
 from schemas.errors import UsageError
 from schemas.terminal import path_text
-from trainer.checkpoint.places import STATE_FOLDER, checkpoints_of, steps_in
+from trainer.checkpoint.manifest import NotWholeError
+from trainer.checkpoint.places import STATE_FOLDER, checkpoints_of, is_run, steps_in
+from trainer.checkpoint.record import Record, read_record
 from trainer.checkpoint.retention import Standing, best_of, kept, resumable
 from trainer.config.preflight import refuse_unwritable_folder
 from trainer.config.records import CheckpointingSection, MetricName
@@ -58,6 +60,11 @@ class Checkpoints:
         self.metric: MetricName | None = compared_metric(config)
         self.saved: list[Standing] = []
 
+    @property
+    def metric_text(self) -> str | None:
+        """Give the metric's whole name."""
+        return None if self.metric is None else str(self.metric)
+
     def policy_dir(self, step: int) -> Path:
         """Say where the policy of a step's checkpoint is."""
         return self.folder_of(step) / POLICY_FOLDER
@@ -76,14 +83,14 @@ class Checkpoints:
         if self.options.checkpoint_dir is None or not self.options.enabled:
             return
         is_used = self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir()))
-        if is_used and self.options.resume == "never":
+        if is_used and self.options.resume != "auto" and not is_run(self.config.output_dir):
             raise UsageError(
                 f"checkpointing.checkpoint_dir={path_text(self.folder)}: exists and is not empty; name a new folder, "
                 "or go on from there with --resume auto"
             )
         refuse_unwritable_folder(self.folder)
 
-    def take_up(self, standings: tuple[Standing, ...]) -> list[str]:
+    def take_up(self, record: Record) -> list[str]:
         """Know the checkpoints of the run that is gone on with, and finish what its end has interrupted.
 
         Those of later steps, damaged ones or those of a run that is gone back from, are set aside under another name,
@@ -92,13 +99,20 @@ class Checkpoints:
         steps = steps_in(self.folder)
         for folder in (self.folder, *map(self.folder_of, steps)):
             remove_leftovers(folder)
-        last = max(each.step for each in standings)
-        notes = [self._set_aside(step) for step in reversed(steps) if step > last]
-        self.saved = [each for each in standings if self.folder_of(each.step).is_dir()]
+        notes = [self._set_aside(step) for step in reversed(steps) if step > record.state.step]
+        there = [each for each in record.standings if self.folder_of(each.step).is_dir()]
+        self.saved = there if record.metric == self.metric_text else [self._compared_anew(each.step) for each in there]
         if self.saved:
             self._prune()
             self._write_best(self.best())
         return notes
+
+    def _compared_anew(self, step: int) -> Standing:
+        """Look in a checkpoint for the metric, which another one was until now."""
+        try:
+            return self.standing_of(step, read_record(self.folder_of(step)).state.comparable)
+        except (NotWholeError, OSError):
+            return Standing(step, None)
 
     def _set_aside(self, step: int) -> str:
         folder = self.folder_of(step)
@@ -126,7 +140,8 @@ class Checkpoints:
 
     def best(self, last: Standing | None = None) -> BestPolicy | None:
         """Give the best policy: of the checkpoints, and the last step's where the run has come to its end."""
-        found = best_of([*self.saved, *([last] if last else [])], higher_is_better=self.options.higher_is_better)
+        others = [each for each in self.saved if last is None or each.step != last.step]
+        found = best_of([*others, *([last] if last else [])], higher_is_better=self.options.higher_is_better)
         if found is None or found.value is None or self.metric is None:
             return None
         path = self.config.output_dir / POLICY_FOLDER if found is last else self.policy_dir(found.step)

@@ -10,15 +10,28 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from trainer.checkpoint.places import MANIFEST_FILE
 
 FORMAT = 1
 PACKAGES = ("dpo", "torch", "transformers", "accelerate")
+MAX_BYTES = 1 << 26
+"""Of a manifest: more is no manifest, and need not come into memory."""
+
 HASHING_THREADS = 8
 """Files of which so many are read at once; hashlib lets other threads run."""
+
+
+@dataclass(frozen=True)
+class FileDigest:
+    """What a file has to be."""
+
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -30,7 +43,10 @@ class Manifest:
     versions: dict[str, str]
     config_sha256: str
     identity: dict[str, str]  # digests of what a resume must find again
-    files: dict[str, dict[str, Any]]  # bytes and sha256, by the path in the checkpoint
+    files: dict[str, FileDigest]  # by the path in the checkpoint
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 class NotWholeError(Exception):
@@ -59,22 +75,21 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         NotWholeError: there is none, or it isn't as it was written.
     """
-    try:
-        content = (folder / MANIFEST_FILE).read_bytes()
-    except OSError as error:
-        raise NotWholeError(f"{MANIFEST_FILE} can't be read: {error.strerror or error}") from error
+    content = _content(folder / MANIFEST_FILE)
     try:
         told = json.loads(content)
         if told.get("format") != FORMAT and told.get("sha256") == _own_digest(told):
             raise NotWholeError(
                 f"{MANIFEST_FILE} has format {told.get('format')}, and this version of dpo reads {FORMAT}"
             )
-        manifest = Manifest(**{key: value for key, value in told.items() if key not in ("format", "sha256")})
+        manifest = _MANIFEST.validate_json(content, strict=True)
         is_whole = _encode(manifest) == content
     except (ValueError, TypeError, AttributeError, RecursionError):
         is_whole = False
     if not is_whole:
         raise NotWholeError(f"{MANIFEST_FILE} is damaged")
+    if outside := [name for name in manifest.files if not _is_inside(name)]:
+        raise NotWholeError(f"{MANIFEST_FILE} names {outside[0]}, which is no file of a checkpoint")
     return manifest
 
 
@@ -88,8 +103,8 @@ def check_files(folder: Path, manifest: Manifest) -> None:
         path = folder / name
         if not path.is_file():
             raise NotWholeError(f"{name} is missing")
-        if path.stat().st_size != expected["bytes"]:
-            raise NotWholeError(f"{name} has {path.stat().st_size:,} bytes, expected {expected['bytes']:,}")
+        if path.stat().st_size != expected.bytes:
+            raise NotWholeError(f"{name} has {path.stat().st_size:,} bytes, expected {expected.bytes:,}")
     try:
         found = _digests(folder / name for name in manifest.files)
     except OSError as error:
@@ -104,6 +119,23 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
+def _content(path: Path) -> bytes:
+    """Read a file that may be anything, such as a pipe, which would be waited for, or far too long."""
+    try:
+        if path.exists() and not path.is_file():
+            raise NotWholeError(f"{path.name} is no file")
+        if path.stat().st_size > MAX_BYTES:
+            raise NotWholeError(f"{path.name} has {path.stat().st_size:,} bytes, which no manifest has")
+        return path.read_bytes()
+    except OSError as error:
+        raise NotWholeError(f"{path.name} can't be read: {error.strerror or error}") from error
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
 def _encode(manifest: Manifest) -> bytes:
     content = {"format": FORMAT, **asdict(manifest)}
     return (json.dumps({**content, "sha256": _own_digest(content)}, indent=2) + "\n").encode()
@@ -114,12 +146,12 @@ def _own_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def _digests(paths: Iterable[Path]) -> list[dict[str, Any]]:
+def _digests(paths: Iterable[Path]) -> list[FileDigest]:
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
         return list(pool.map(_digest, paths))
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def _digest(path: Path) -> FileDigest:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return FileDigest(path.stat().st_size, digest)

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt, TypeAdapter
+
+from trainer.checkpoint.manifest import NotWholeError
 from trainer.checkpoint.retention import Standing
 from trainer.checkpoint.tensors import Numbers
 from trainer.run.state import RunState
@@ -19,8 +22,9 @@ class Record:
 
     state: RunState
     seconds: float  # that the run had taken
+    metric: str | None  # that checkpoints are compared by
     standings: tuple[Standing, ...]  # of the checkpoints that there were, this one among them
-    log_bytes: Mapping[str, int]  # length of the logs in the run's folder
+    log_bytes: Mapping[str, NonNegativeInt]  # length of the logs in the run's folder
     numbers: Numbers  # of the optimizer
 
     def write(self, folder: Path) -> None:
@@ -28,6 +32,7 @@ class Record:
         content = {
             "state": self.state.as_dict(),
             "seconds": self.seconds,
+            "metric": self.metric,
             "standings": [asdict(each) for each in self.standings],
             "log_bytes": dict(self.log_bytes),
             "numbers": self.numbers,
@@ -37,12 +42,13 @@ class Record:
 
 
 def read_record(folder: Path) -> Record:
-    """Read the record of a checkpoint that was found whole."""
-    content: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
-    return Record(
-        state=RunState.of_dict(content["state"]),
-        seconds=content["seconds"],
-        standings=tuple(Standing(**each) for each in content["standings"]),
-        log_bytes=content["log_bytes"],
-        numbers=content["numbers"],
-    )
+    """Read the record of a checkpoint whose files are as they were written.
+
+    Raises:
+        NotWholeError: they were not written by this version.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        return TypeAdapter(Record).validate_python({**content, "state": RunState.of_dict(content["state"])})
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise NotWholeError(f"{RECORD_FILE} has not what this version of dpo writes there") from error

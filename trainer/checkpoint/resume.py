@@ -5,24 +5,28 @@ checkpoints and none of them is whole, or where a named one isn't there, the run
 """
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import InputError, UsageError
 from schemas.terminal import path_text, reason_with_path
 from trainer.checkpoint.identity import change_notes, changes_since, refuse_others
 from trainer.checkpoint.manifest import Manifest, NotWholeError, check_files, read_manifest, versions
 from trainer.checkpoint.places import (
-    CHECKPOINT_FOLDER,
     CONFIG_FILE,
     STATE_FOLDER,
     checkpoints_of,
+    folders_of,
     is_checkpoint,
+    is_of_run,
     run_of,
     steps_in,
 )
-from trainer.checkpoint.record import Record, read_record
+from trainer.checkpoint.record import RECORD_FILE, Record, read_record
 from trainer.config.sections import TrainConfig
+from trainer.save.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class ResumePoint:
     run_folder: Path  # of the run that has saved it
     manifest: Manifest
     record: Record
+    config: dict[str, Any]  # as it was when the checkpoint was saved
     notes: tuple[str, ...] = ()  # what is to be told of how it was found
 
     @property
@@ -69,12 +74,16 @@ def _looked_for(config: TrainConfig) -> ResumePoint | None:
         return None
     if wanted == "auto":
         folder = checkpoints_of(config)
-        return _newest(folder, config.output_dir) if steps_in(folder) else None
-    if is_checkpoint(wanted):
-        return _point(wanted)
-    for folder in (wanted / CHECKPOINT_FOLDER, wanted):
         if steps_in(folder):
-            return _newest(folder, run_of(folder) or config.output_dir)
+            return _newest(folder, config.output_dir)
+        _refuse_lost(folder, config.output_dir)
+        return None
+    run_folder = config.output_dir if is_of_run(wanted, config) else run_of(wanted) or wanted
+    if is_checkpoint(wanted):
+        return _point(wanted, run_folder)
+    for folder in folders_of(wanted):
+        if steps_in(folder):
+            return _newest(folder, run_folder)
     if not wanted.exists():
         raise InputError(f"checkpointing.resume={path_text(wanted)}: there is no such folder")
     raise UsageError(
@@ -88,8 +97,7 @@ def settle(point: ResumePoint, config: TrainConfig, identity: dict[str, str], *,
     Raises:
         UsageError: data, model, reference or loss are other ones.
     """
-    saved = json.loads((point.folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    changes = changes_since(saved, config)
+    changes = changes_since(point.config, config)
     if not config.checkpointing.resume_anyway:
         refuse_others(point.manifest.identity, identity, changes)
     notes = [f"resume: after step {point.step}, from {path_text(point.folder)}", *change_notes(changes)]
@@ -119,7 +127,7 @@ def _newest(folder: Path, run_folder: Path) -> ResumePoint:
             problems.append(f"step_{step}: {error}")
             continue
         notes = tuple(f"resume: passed over {problem}" for problem in problems)
-        return ResumePoint(point.folder, point.run_folder, point.manifest, point.record, notes)
+        return replace(point, notes=notes)
     raise InputError(
         "\n  ".join(
             [
@@ -131,9 +139,30 @@ def _newest(folder: Path, run_folder: Path) -> ResumePoint:
     )
 
 
-def _point(folder: Path) -> ResumePoint:
+def _refuse_lost(folder: Path, run_folder: Path) -> None:
+    """Hold a run without a checkpoint to its metrics, which may say that it had one.
+
+    Raises:
+        InputError: it had.
+    """
     try:
-        return _read(folder, run_of(folder) or folder.parent)
+        options = _read_config(run_folder)["checkpointing"]
+        period = options["save_period"] if options["enabled"] else math.inf
+        last = max((line["step"] for line in RunFolder(run_folder, writes=False).lines()), default=0)
+        is_lost = last > period
+    except (OSError, NotWholeError, KeyError, TypeError):  # it came to nothing
+        return
+    if is_lost:
+        raise InputError(
+            f"{path_text(folder)}: has no checkpoint, though the run in {path_text(run_folder)} has done {last} steps "
+            f"and saved after every {period}; bring the checkpoints back (is their disk there?), or begin anew in a "
+            "new folder (-o)"
+        )
+
+
+def _point(folder: Path, run_folder: Path) -> ResumePoint:
+    try:
+        return _read(folder, run_folder)
     except NotWholeError as error:
         raise InputError(f"checkpointing.resume={path_text(folder)}: can't be resumed from: {error}") from error
 
@@ -149,6 +178,21 @@ def _read(folder: Path, run_folder: Path) -> ResumePoint:
         raise NotWholeError(f"can't be read: {reason_with_path(error)}") from error
     if not names:
         raise NotWholeError("its state was let go (checkpointing.keep_states); its policy is there")
-    if extra := sorted(names - {Path(name).name for name in manifest.files if name.startswith(f"{STATE_FOLDER}/")}):
-        raise NotWholeError(f"{STATE_FOLDER}/{extra[0]} is none of its files")
-    return ResumePoint(folder, run_folder, manifest, read_record(folder))
+    if extra := sorted({f"{STATE_FOLDER}/{name}" for name in names} - manifest.files.keys()):
+        raise NotWholeError(f"{extra[0]} is none of its files")
+    if missing := sorted({RECORD_FILE, CONFIG_FILE} - manifest.files.keys()):
+        raise NotWholeError(f"{missing[0]} is none of its files")
+    record, config = read_record(folder), _read_config(folder)
+    if record.state.step != manifest.step:
+        raise NotWholeError(f"{RECORD_FILE} is of step {record.state.step}, and its manifest of step {manifest.step}")
+    return ResumePoint(folder, run_folder, manifest, record, config)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise NotWholeError(f"{CONFIG_FILE} has not what this version of dpo writes there")
+    return config

@@ -25,8 +25,10 @@ from trainer.run.training import Training
 
 WEIGHTS, OPTIMIZER = "weights.", "optimizer."
 MAX_NAMED = 3
+KNOWN_BY = {"adamw": "exp_avg", "adamw_8bit": "state1"}
+"""A part of the state of each optimizer that has one."""
 
-Numbers = dict[str, dict[str, float]]
+Numbers = dict[str, dict[str, int | float]]
 """What an optimizer keeps of a parameter that is no tensor, by the parameter's name."""
 
 
@@ -58,12 +60,14 @@ def numbers_of(training: Training) -> Numbers:
 def read_tensors(training: Training, folder: Path, numbers: Mapping[str, Mapping[str, float]]) -> None:
     """Put what was written into the model and the optimizer; every process must call it.
 
+    Of another optimizer there is nothing to take up, so that this one begins anew.
+
     Raises:
-        UsageError: the files are of another model, other adapters, or another optimizer.
+        UsageError: the files are of another model or other adapters.
         OSError: a process can't read them; all of them raise it.
     """
     reader = HuggingFaceStorageReader(str(folder))
-    known: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+    known, numbers = _of_this_optimizer(training, dict(reader.read_metadata().state_dict_metadata), numbers)
     if zero_stage(training.accelerator):
         _read_full_state(training, reader, known)
         return
@@ -92,6 +96,16 @@ def _own_state(training: Training) -> dict[str, Tensor]:
             if isinstance(value, Tensor):
                 tensors[f"{OPTIMIZER}{name}.{key}"] = value
     return tensors
+
+
+def _of_this_optimizer(
+    training: Training, known: dict[str, Any], numbers: Mapping[str, Mapping[str, float]]
+) -> tuple[dict[str, Any], Mapping[str, Mapping[str, float]]]:
+    """Leave out the state of an optimizer of another kind."""
+    part = KNOWN_BY.get(training.config.policy.optimizer.name)
+    if any(key.startswith(OPTIMIZER) and key.endswith(f".{part}") for key in known):
+        return known, numbers
+    return {key: value for key, value in known.items() if not key.startswith(OPTIMIZER)}, {}
 
 
 def _read_full_state(training: Training, reader: Any, known: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.terminal import path_text, printable
-from trainer.checkpoint.places import CONFIG_FILE, is_finished, run_of
+from trainer.checkpoint.places import checkpoints_of, is_finished, is_of_run, is_run
 from trainer.config.environment import check_environment, folder_problem
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.data.prompts import read_frame, read_system_prompt
@@ -107,15 +107,15 @@ def refuse_used_folder(path: Path, remedy: str = "") -> None:
 def _refuse_used_run_folder(config: TrainConfig) -> None:
     """Keep an earlier run from being mixed with this one, unless it is the one that is gone on with."""
     path, resume = config.output_dir, config.checkpointing.resume
-    is_run = (path / CONFIG_FILE).is_file()
-    if not is_run or resume == "never":
-        refuse_used_folder(path, ", or go on with the run in there: --resume auto" if is_run else "")
-    elif resume != "auto" and run_of(resume) != path.absolute():
+    is_there = is_run(path)
+    if not is_there or resume == "never":
+        refuse_used_folder(path, ", or go on with the run in there: --resume auto" if is_there else "")
+    elif resume != "auto" and not is_of_run(resume, config):
         refuse_used_folder(path)
     elif (path / POLICY_FOLDER).exists() and not is_finished(config):
         raise UsageError(
             f"{path_text(path)}: the run is finished; go on from one of its steps in a new folder: "
-            f"--resume {path_text(path)}/checkpoints/step_N -o NEW"
+            f"--resume {path_text(checkpoints_of(config))}/step_N -o NEW"
         )
 
 

@@ -4,10 +4,11 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
+from schemas.terminal import excerpt
 from trainer.config.base import Section
 from trainer.config.data import DEFAULT_SET
 
@@ -91,6 +92,15 @@ class CheckpointingSection(Section):
     def metric_among(self, datasets: Iterable[str]) -> MetricName | None:
         """Give the metric that the best are kept by, where one is named; `datasets` are the validation sets."""
         return None if self.metric_name is None else metric_of(self.metric_name, datasets)
+
+    @field_validator("resume", mode="before")
+    @classmethod
+    def _is_a_word_or_a_folder(cls, value: Any) -> Any:
+        """Say in one line what it may be, instead of one line for each."""
+        if not isinstance(value, str | Path):
+            shown = "null" if value is None else excerpt(value)
+            raise ValueError(f"got {shown}, expected auto, never, or a folder, in quotes where it is a number")
+        return value
 
     @model_validator(mode="after")
     def _is_on(self) -> Self:

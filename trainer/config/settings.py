@@ -88,7 +88,7 @@ def _take_resumed_folder(tree: dict[str, Any]) -> list[str]:
     """Where no folder is named for the run, take that of the checkpoint it goes on from; say so where none can be."""
     checkpointing = tree.get("checkpointing")
     resume = checkpointing.get("resume", "never") if isinstance(checkpointing, Mapping) else "never"
-    if tree.get("output_dir") is not None or not isinstance(resume, str | Path) or resume == "never":
+    if tree.get("output_dir") is not None or not isinstance(resume, str | Path) or resume in ("never", ""):
         return []
     if resume == "auto":
         return ["checkpointing.resume=auto needs the run's folder: name it with -o (output_dir)"]

@@ -1,5 +1,6 @@
 """The line of `dpo train` that a job runs: what was given, and what a job needs beside it."""
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from trainer.config.sections import TrainConfig
 from trainer.config.settings import check
 from trainer.config.told import tell
 from trainer.jobs.job import USUAL_GPUS, fault_of
+from trainer.launch.profile_file import read_profile
 
 SHORT = {
     "--model": "policy.model_name",
@@ -51,7 +53,7 @@ def resolved_line(
 
     Raises:
         UsageError: the configuration is wrong, or can't stand in a job file.
-        InputError: the file of settings can't be read.
+        InputError: the file of settings, or of Accelerate's, can't be read.
     """
     _refuse_own_resume(overrides)
     asked = {name: value for name, value in ((NODES, num_nodes), (GPUS, gpus_per_node)) if value is not None}
@@ -65,6 +67,7 @@ def resolved_line(
         options = {**options, "--output": folder}
         told.tree["output_dir"] = folder
     config = check(told)
+    _refuse_wrong_profile(config)
     if any(each.data_path == STDIN for each in config.data.train):
         raise UsageError("-: a job has no stdin to read pairs from; name a file")
     settings = [f"{key}={value}" for key, value in asked.items()]
@@ -77,6 +80,14 @@ def resolved_line(
         if (fault := fault_of(argument)) is not None:
             raise UsageError(f"{excerpt(argument)}: {fault}")
     return line, config
+
+
+def _refuse_wrong_profile(config: TrainConfig) -> None:
+    """Look at how the processes are to share the model; a file of Accelerate's need not be on this machine."""
+    name = config.cluster.accelerate_config
+    is_file = name is not None and (os.sep in name or Path(name).suffix != "")
+    if name is None or not is_file or Path(name).expanduser().exists():
+        read_profile(config)
 
 
 def _refuse_own_resume(overrides: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """A job: what runs, on how many nodes, and what it asks of the cluster. The words that may stand in a job file."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from os.path import normpath
 from pathlib import Path
@@ -25,11 +26,12 @@ MAX_RESTARTS = 100
 
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._,+/\-]*")
 ADDRESS = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/\-]*")
+JOB_NAME = re.compile(r"[a-z]([a-z0-9\-]{0,50}[a-z0-9])?")  # in Kubernetes a service's too, which begins with a letter
 KUBERNETES_NAME = re.compile(r"[a-z0-9]([a-z0-9\-]{0,50}[a-z0-9])?")
 TIME = re.compile(r"\d+|\d+:\d{1,2}(:\d{1,2})?|\d+-\d{1,2}(:\d{1,2}){0,2}")
 
 FORMS = {
-    "--name": (KUBERNETES_NAME, "small letters, digits and - between them, at most 52 in all"),
+    "--name": (JOB_NAME, "small letters, digits and - between them, a letter first, at most 52 in all"),
     "--time": (TIME, "minutes, hours:minutes:seconds or days-hours:minutes:seconds"),
     "--partition": (WORD, "a name"),
     "--account": (WORD, "a name"),
@@ -77,7 +79,11 @@ class Asked:
                 f"--time {self.time}: expected at least {SHORTEST_SECONDS // 60} minutes, of which the last "
                 "ones go into saving"
             )
-        problems += [f"--setup {excerpt(line)}: {fault}" for line in self.setup if (fault := fault_of(line))]
+        problems += [
+            f"--setup {excerpt(line)}: {fault}"
+            for line in self.setup
+            if (fault := fault_of(line) or ("" if _is_closed(line) else "ends inside of a quote, or with a backslash"))
+        ]
         if problems:
             raise UsageError(problems[0] if len(problems) == 1 else "wrong options:\n  " + "\n  ".join(problems))
 
@@ -161,6 +167,15 @@ def seconds_of(time: str) -> int:
     else:
         hours, (minutes, seconds) = 0, [*parts, 0][:2]
     return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def _is_closed(line: str) -> bool:
+    """Say whether a line of the shell ends what it begins, for what follows would become a part of it."""
+    try:
+        shlex.split(line, comments=True)
+    except ValueError:
+        return False
+    return True
 
 
 def fault_of(text: str) -> str | None:

@@ -25,10 +25,19 @@ def slurm_script(job: Job) -> str:
         "time": asked.time or USUAL_TIME,
         "warning_seconds": WARNING_SECONDS,
         "max_restarts": MAX_RESTARTS,
-        "setup": ["# What dpo needs to be found.", *asked.setup, ""] if asked.setup else [],
+        "setup": [*_setup(job)],
         "command": [shlex.quote(argument) for argument in job.command],
     }
     return filled("slurm.sh", values)
+
+
+def _setup(job: Job) -> Iterator[str]:
+    if job.asked.setup:
+        yield "# What dpo needs to be found. Scripts of conda and of modules use variables that may not be set."
+        yield "set +u"
+        yield from job.asked.setup
+        yield "set -u"
+        yield ""
 
 
 def _resources(job: Job) -> Iterator[str]:

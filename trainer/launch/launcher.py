@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.errors import UsageError
+from schemas.secrets import without_secrets
 from schemas.streams import STDIN
 from schemas.terminal import counted, path_text, printable, stderr_console
 from trainer.config.cluster import ClusterSection
@@ -81,7 +82,10 @@ def take_place(config: TrainConfig) -> None:
 
 
 def launch_line(node: Node, processes: int, arguments: Sequence[str], *, is_on_gpus: bool) -> str:
-    """Give the line that starts the same on this node with Accelerate's launcher, or torch's where there is no GPU."""
+    """Give the line that starts the same on this node with Accelerate's launcher, or torch's where there is no GPU.
+
+    It is to be shown: keys and passwords are hidden in it.
+    """
     if is_on_gpus:
         words = ["accelerate", "launch", "--multi_gpu", "--num_processes", str(processes * node.count)]
         if node.count > 1:
@@ -92,7 +96,9 @@ def launch_line(node: Node, processes: int, arguments: Sequence[str], *, is_on_g
         if node.count > 1:
             words += ["--nnodes", str(node.count), "--node-rank", str(node.rank)]
             words += ["--master-addr", node.master_addr, "--master-port", str(node.master_port)]
-    return printable(shlex.join([*words, "-m", "cli", *arguments]))
+    # not `-m cli`, which in a folder with a cli.py of its own would run that one
+    words += ["--no_python" if is_on_gpus else "--no-python", "dpo", *arguments]
+    return printable(without_secrets(shlex.join(words)))
 
 
 def _refuse_missing_gpu(place: Place) -> None:

@@ -4,7 +4,6 @@ import ctypes
 import os
 import signal
 import sys
-from pathlib import Path
 
 PARENT = "DPO_LAUNCHED_BY"
 """Holds the number of the process that starts others, in the environment of these."""
@@ -24,5 +23,9 @@ def end_with_parent() -> None:
         return
     if os.getppid() == int(parent):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    if not Path(f"/proc/{parent}").exists():  # it has ended in the meantime
+    try:
+        os.kill(int(parent), 0)  # sends nothing
+    except ProcessLookupError:  # it has ended in the meantime
         os.kill(os.getpid(), signal.SIGTERM)
+    except PermissionError:  # it is there, under another user
+        pass

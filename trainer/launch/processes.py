@@ -17,6 +17,10 @@ from trainer.launch.variables import FIRST_OWN_STEP, first_host, needed, number,
 OF_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
 """Set by whatever way Accelerate's launcher starts a process."""
 
+OF_MPIRUN = ("OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+OF_HYDRA = "PMI_SIZE"  # of MPICH's and Intel's mpirun, and of srun --mpi=pmi2 too
+"""Numbers of processes that were started by mpirun."""
+
 DEFAULT_PORT = 29500
 FIRST_SLURM_PORT, SLURM_PORTS = 15_000, 15_000
 """Ports for Slurm's jobs: below those that Linux gives to outgoing connections."""
@@ -87,6 +91,7 @@ def place_of(environment: Mapping[str, str] = os.environ) -> Place | None:
     if environment.get(OF_ACCELERATE):  # `accelerate launch` with one process says no more
         return Place(0, 1, 0, 1, "127.0.0.1", DEFAULT_PORT)
     step = _slurm_step(environment)
+    _refuse_mpi(environment, is_srun=step is not None)
     if step is None or step.num_tasks == step.num_nodes:
         return None
     return Place(
@@ -158,6 +163,18 @@ def _slurm_step(environment: Mapping[str, str]) -> _Step | None:
 def _is_shell(environment: Mapping[str, str]) -> bool:
     """Say whether this runs in a shell of `srun --pty`, whose other tasks have ended; its variables are still there."""
     return "SLURM_PTY_PORT" in environment and any(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
+def _refuse_mpi(environment: Mapping[str, str], *, is_srun: bool) -> None:
+    """Say so where mpirun has started this process beside others: each would take itself for the whole run."""
+    if "NODE_RANK" in environment:  # set by a script of the user's, on each of several nodes
+        return
+    for name in OF_MPIRUN if is_srun else (*OF_MPIRUN, OF_HYDRA):
+        if (count := number(environment, name) or 1) > 1:
+            raise UsageError(
+                f"the environment variable {name}={count}: mpirun has started {count} processes, which know nothing of "
+                "one another here; start dpo train by itself, or with torchrun, accelerate launch or srun"
+            )
 
 
 def _told_node(environment: Mapping[str, str], num_nodes: int) -> Node | None:

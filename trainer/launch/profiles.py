@@ -126,6 +126,8 @@ def _sizes(profile: Profile, config: TrainConfig, num_processes: int) -> dict[st
                 f"{profile.name}: dp_replicate_size {copies} x dp_shard_size {shards} is {copies * shards}, and the "
                 f"run has {num_processes} processes"
             )
+        if copies > shards == 1:
+            raise UsageError(f"{profile.name}: dp_shard_size 1 leaves nothing to share; use ddp for whole copies")
     return sizes if sizes.get(f"{key}_dp_replicate_size", 1) > 1 else {}
 
 
@@ -167,7 +169,30 @@ def _asked_of_accelerate(tree: Mapping[str, Any], name: str) -> dict[str, str]:
             raise UsageError(f"{name}: Accelerate refuses it: {one_line(error).replace(str(file), name)}") from error
     kept = {key: value for key, value in variables.items() if key.startswith(OF_SHARING) or key in OTHERS}
     is_shared = any(kept.get(switch) == "true" for switch in SWITCHES)
+    if is_shared:
+        _refuse_unreadable(kept, name)
     return {key: value for key, value in kept.items() if is_shared or key in OTHERS}
+
+
+def _refuse_unreadable(told: Mapping[str, str], name: str) -> None:
+    """Have Accelerate read what it is told, as it will in each process; its launcher looks at few of the values.
+
+    Raises:
+        UsageError: it can't.
+    """
+    from accelerate.utils import DeepSpeedPlugin, FullyShardedDataParallelPlugin
+
+    plugin: Any = FullyShardedDataParallelPlugin if "ACCELERATE_USE_FSDP" in told else DeepSpeedPlugin
+    before = dict(os.environ)
+    with _untold():
+        os.environ.update(told)
+        try:
+            plugin()
+        except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+            raise UsageError(f"{name}: Accelerate refuses it: {one_line(error)}") from error
+        finally:
+            for key in os.environ.keys() - before.keys():
+                del os.environ[key]
 
 
 @contextmanager

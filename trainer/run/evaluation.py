@@ -41,13 +41,13 @@ def pair_metrics(
     for number, row in enumerate(rows.mine):
         beside = rows.beside(number, training.accelerator.num_processes)
         advance(sum(len(one.refs()) for one in beside if not one.is_filler))
-        if all(one.is_filler or one not in rows.inside for one in beside):
+        if not rows.has_pairs_beside(number, training.accelerator.num_processes):
             continue  # all processes pass over it: a forward pass may be a collective
         tokens = tokens_of(training, rows, row)
         policy = response_logps(training.scorer, tokens, training.objective.measures)
+        known_reference = reference.of(tokens)
         inside = [] if row.is_filler else rows.inside.get(row, [])
         if inside:
-            known_reference = reference.of(tokens)
             terms, batch = pair_terms(
                 training, rows, inside, tokens.responses, policy=policy, reference=known_reference
             )

@@ -24,7 +24,7 @@ from trainer.run.given import NOTHING, Given
 from trainer.run.prepare import Run, prepare
 from trainer.run.processes import lost_process
 from trainer.run.requests import Asked, StopAsked
-from trainer.run.result import RunResult, read_result
+from trainer.run.result import RunResult, read_result, remove_result
 from trainer.run.signals import Signals, not_begun
 from trainer.run.state import RunState, peak_memory_gb
 from trainer.run.step import check_first_step, train_step
@@ -116,7 +116,7 @@ def _looked_at(run: Run, state: RunState, asked: Asked) -> tuple[RunState, Asked
         try:
             state = _judged(run, state, saves=asked.saves or run.schedule.saves(state.step))
         except StopAsked:
-            asked = run.requests.agreed()
+            asked = run.requests.agreed(looks=False)  # by the signal alone, which is told where there is no step yet
     is_last = state.step == run.schedule.num_steps
     is_whole = state.is_validated or not run.schedule.validates(state.step)
     is_branch = state.step == run.state.step > 0 and run.schedule.save_period > 0  # of a run in another folder
@@ -190,6 +190,7 @@ def _finished(run: Run, state: RunState, asked: Asked) -> RunResult | None:
     is_complete = not asked.stops
     result = on_main(run.accelerator, lambda: _result(run, state, asked))
     if is_complete:
+        run.requests.answered()  # what came too late to be followed
         weights = policy_weights(run.training)
         on_main(run.accelerator, lambda: _save_result(run, result, weights))
     _leave_group(run.accelerator)
@@ -227,7 +228,11 @@ def _result(run: Run, state: RunState, asked: Asked) -> RunResult:
 def _save_result(run: Run, result: RunResult, weights: dict[str, Any]) -> None:
     """Save result and policy; the policy comes last, for where it is the run is finished."""
     result.write(run.folder.path)
-    save_policy(run, weights)
+    try:
+        save_policy(run, weights)
+    except BaseException:
+        remove_result(run.folder.path)
+        raise
 
 
 def _found_finished(config: TrainConfig) -> RunResult | None:

@@ -1,5 +1,6 @@
 """Everything before the first step: pairs, model, plan, folder, and what a step, a validation and a save work with."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -7,8 +8,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from schemas.terminal import path_text
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.identity import identity_of
+from trainer.checkpoint.places import is_run
 from trainer.checkpoint.resume import ResumePoint, find_resume_point, settle
 from trainer.checkpoint.tensors import read_tensors
 from trainer.config.sections import TrainConfig
@@ -98,7 +101,7 @@ def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
     # runs/<time> is of another time on each process
     config = config.model_copy(update={"output_dir": of_main(accelerator, config.output_dir)})
     checkpoints = Checkpoints(config)
-    point = on_main(accelerator, lambda: _resume_point(config, checkpoints))
+    point, found = on_main(accelerator, lambda: _resume_point(config, checkpoints))
     done = RunState() if point is None else point.record.state
     inputs = together(accelerator, lambda: _read(config, given, shown=is_main))
     model, data, held_out = inputs.model, inputs.data, inputs.held_out
@@ -111,7 +114,7 @@ def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
         identity.update(identity_of(config, data=digest, model=start, reference=reference))
         if point is not None:
             notes = on_main(accelerator, lambda: settle(point, config, identity, num_processes=num_processes))
-            for note in [*point.notes, *notes]:
+            for note in notes:
                 report.say(note)
 
     num_saved = inputs.num_bytes + state_bytes(model, config.policy.optimizer.name)
@@ -121,9 +124,10 @@ def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
     schedule = schedule_of(config, num_steps)
     folder = RunFolder(config.output_dir, writes=is_main)
     report = RunReport(num_steps=num_steps, shown=is_main)
+    for note in found:
+        report.say(note)
     with folder.closed_on_failure():
-        if point is None:
-            together(accelerator, lambda: folder.create(config))
+        together(accelerator, folder.take if point is not None else lambda: folder.create(config))
         report.start(config, data, num_processes=accelerator.num_processes)
         report.held_out(held_out, schedule)
         report.saving(checkpoints, schedule, policy=inputs.num_bytes, state=num_saved - inputs.num_bytes)
@@ -183,25 +187,31 @@ def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
             requests=Requests(folder.path, clock, accelerator, signals, report.say),
             identity=identity,
             state=done,
-            is_saved=point is not None and point.folder.absolute() == checkpoints.folder_of(done.step).absolute(),
+            is_saved=point is not None
+            and os.path.realpath(point.folder) == os.path.realpath(checkpoints.folder_of(done.step)),
         )
 
 
-def _resume_point(config: TrainConfig, checkpoints: Checkpoints) -> ResumePoint | None:
-    """Look where the run goes on, on the main process, and clear away what an attempt without checkpoint has left."""
+def _resume_point(config: TrainConfig, checkpoints: Checkpoints) -> tuple[ResumePoint | None, Sequence[str]]:
+    """Look where the run goes on, on the main process, and clear away what an attempt without checkpoint has left.
+
+    Beside the checkpoint comes what is to be told of that.
+    """
     point = find_resume_point(config)
+    notes = [] if point is None else list(point.notes)
     if point is None and config.checkpointing.resume == "auto":
-        RunFolder(config.output_dir, writes=True).start_over()
-    if point is None:
-        checkpoints.refuse_unfit_folder()
-    return point
+        if is_run(config.output_dir):
+            notes.append(f"resume: {path_text(config.output_dir)} has no checkpoint yet, so the run begins again")
+        RunFolder(config.output_dir, writes=True).start_over(checkpoints.folder)
+    checkpoints.refuse_unfit_folder()
+    return point, notes
 
 
 def _take_up(point: ResumePoint, folder: RunFolder, checkpoints: Checkpoints, health: Health) -> list[str]:
     """Know what the run knew of its steps when the checkpoint was saved; give what is to be told of that."""
     for line in folder.lines():
         health.recall(line)
-    return checkpoints.take_up(point.record.standings)
+    return checkpoints.take_up(point.record)
 
 
 def _read(config: TrainConfig, given: Given, *, shown: bool) -> _Inputs:

@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from schemas.atomic import atomic_writer
+from schemas.errors import InputError
 from schemas.terminal import path_text
 from trainer.checkpoint.checkpoints import BestPolicy
 from trainer.checkpoint.places import RESULT_FILE
@@ -49,12 +52,27 @@ class RunResult:
             stream.write((json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
 
+def remove_result(folder: Path) -> None:
+    """Take a result back: the run has not come to its end after all."""
+    (folder / RESULT_FILE).unlink(missing_ok=True)
+
+
 def read_result(folder: Path, policy_dir: Path) -> RunResult:
-    """Read what a finished run has kept of its result; `policy_dir` is where its policy is now."""
-    told: dict[str, Any] = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-    numbers = {name: _numbers(told[name]) for name in ("metrics", "validation")}
-    best = None if told["best"] is None else BestPolicy(**told["best"])
-    return RunResult(**{**told, **numbers, "best": best, "policy_dir": policy_dir})
+    """Read what a finished run has kept of its result; `policy_dir` is where its policy is now.
+
+    Raises:
+        InputError: it isn't what was written.
+    """
+    path = folder / RESULT_FILE
+    try:
+        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        numbers = {name: _numbers(told[name]) for name in ("metrics", "validation")}
+        return TypeAdapter(RunResult).validate_python({**told, **numbers, "policy_dir": policy_dir})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise InputError(
+            f"{path_text(path)}: can't be read as a run's result; the run is finished, and its policy is in "
+            f"{path_text(policy_dir)}"
+        ) from error
 
 
 def _numbers(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -47,6 +47,11 @@ class StepRows:
         """
         return self.all_rows[number * num_processes : (number + 1) * num_processes]
 
+    def has_pairs_beside(self, number: int, num_processes: int) -> bool:
+        """Say whether any of these rows has a pair that is whole in it; the reference of such rows may be a
+        collective too."""
+        return any(not one.is_filler and one in self.inside for one in self.beside(number, num_processes))
+
     @property
     def total_weight(self) -> float:
         """Sum the weights of all pairs, over all processes."""

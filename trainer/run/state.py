@@ -4,10 +4,11 @@ import math
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from trainer.data.plan import Step
 from trainer.save.run_folder import finite
@@ -69,12 +70,18 @@ class RunState:
 
     @classmethod
     def of_dict(cls, values: Mapping[str, Any]) -> "RunState":
-        """Take up what `as_dict` gave."""
+        """Take up what `as_dict` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if {*values} != {each.name for each in fields(cls)}:
+            raise ValueError("other keys")
         numbers = {
             name: {key: math.nan if value is None else value for key, value in values[name].items()}
             for name in ("metrics", "validation")
         }
-        return cls(**{**values, **numbers})
+        return TypeAdapter(cls).validate_python({**values, **numbers})
 
     def training_info(self) -> dict[str, object]:
         """Give NeMo RL's training_info.json: counts, and the latest validation's metrics, with _ before their names."""

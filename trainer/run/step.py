@@ -14,7 +14,6 @@ from trainer.config.sections import TrainConfig
 from trainer.cost.throughput import work_of
 from trainer.data.plan import ResponseRef, Step
 from trainer.model.logps import response_logps
-from trainer.model.packing import Row
 from trainer.run.gradients import backward, clipped_norm, row_of_step
 from trainer.run.rows import StepRows, Tally, exchange, pair_terms, rows_of_pairs, tokens_of
 from trainer.run.training import Training
@@ -52,9 +51,9 @@ def train_step(training: Training, step: Step) -> dict[str, float]:
     tally = Tally(training)
     training.optimizer.zero_grad()
     slopes = _slopes_across_rows(training, rows, tally) if rows.across else {}
-    for number, row in enumerate(rows.mine, start=1):
-        with row_of_step(training, is_last=number == len(rows.mine)):
-            loss = _row_loss(training, row, rows, slopes, tally)
+    for number, row in enumerate(rows.mine):
+        with row_of_step(training, is_last=number + 1 == len(rows.mine)):
+            loss = _row_loss(training, number, rows, slopes, tally)
             backward(training, loss * (0.0 if row.is_filler else scale))
     grad_norm = clipped_norm(training)
     *sums, norm = tally.reduced(grad_norm)
@@ -112,15 +111,20 @@ def check_start_margin(margin: float, *, beta: float, precision: str) -> None:
         )
 
 
-def _row_loss(training: Training, row: Row, rows: StepRows, slopes: dict[ResponseRef, Tensor], tally: Tally) -> Tensor:
-    """Compute a row and give what its gradient is taken of: its pairs' losses, and for responses whose pairs reach
-    into other rows their log-probs times the loss's slope there."""
+def _row_loss(
+    training: Training, number: int, rows: StepRows, slopes: dict[ResponseRef, Tensor], tally: Tally
+) -> Tensor:
+    """Compute one of this process' rows and give what its gradient is taken of: its pairs' losses, and for responses
+    whose pairs reach into other rows their log-probs times the loss's slope there."""
+    row = rows.mine[number]
     batch = tokens_of(training, rows, row)
     pairs = [] if row.is_filler else rows.inside.get(row, [])
     policy = response_logps(training.scorer, batch, training.objective.measures if pairs else ())
     loss = policy.tokens.sum() * 0.0  # so that a filler has a gradient too
-    if pairs:
-        reference = rows.reference.of(batch)
+    # computed by all processes or by none, for a model that is cut into parts is put together by all of them
+    is_compared = rows.has_pairs_beside(number, training.accelerator.num_processes)
+    reference = rows.reference.of(batch) if is_compared else None
+    if pairs and reference is not None:
         terms, paired = pair_terms(training, rows, pairs, batch.responses, policy=policy, reference=reference)
         loss = loss + (terms.loss * paired.weights).sum()
         tally.add(paired, terms)

@@ -70,8 +70,8 @@ class RunFolder:
                 f"{path_text(self.path)}: another run has taken the folder; name a new one with -o"
             ) from None
 
-    def start_over(self) -> None:
-        """Remove what a run has left that ended before its first checkpoint.
+    def start_over(self, checkpoints: Path) -> None:
+        """Remove what a run has left, here and in the folder of its checkpoints, that ended before its first one.
 
         Raises:
             UsageError: it has not ended.
@@ -79,7 +79,18 @@ class RunFolder:
         if self.writes and self.path.is_dir():
             self._take()
             self._remove_records()
+            for folder in (self.path, checkpoints):
+                remove_leftovers(folder)
             self.close()
+
+    def take(self) -> None:
+        """Keep others from writing here, where the folder is there already, before hours go into the reference.
+
+        Raises:
+            UsageError: another run is writing.
+        """
+        if self.writes and self.path.is_dir():
+            self._take()
 
     def resume(self, config: TrainConfig, source: Path, log_bytes: Mapping[str, int]) -> list[str]:
         """Go on in this folder from a checkpoint of the run in `source`, which may be the same: write the
@@ -91,7 +102,8 @@ class RunFolder:
         if not self.writes:
             return []
         try:
-            self._take()
+            if self._lock is None:
+                self._take()
             remove_leftovers(self.path)
             with atomic_writer(self.path / CONFIG_FILE) as stream:
                 stream.write(config_text(config).encode())
@@ -146,9 +158,8 @@ class RunFolder:
         """Yield the lines of metrics.jsonl, as far as they are whole."""
         path = self.path / METRICS_FILE
         if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                with suppress(ValueError):
-                    yield json.loads(line)
+            with path.open(encoding="utf-8", errors="replace") as stream:
+                yield from (line for text in stream if (line := _line(text)) is not None)
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
@@ -196,6 +207,16 @@ class RunFolder:
 def finite(line: Mapping[str, float]) -> dict[str, float | None]:
     """Put null for what JSON has no number for."""
     return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    """Read a line of metrics.jsonl; None where it is torn or no such line."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_ours = isinstance(line, dict) and isinstance(line.get("step"), int)
+    return line if is_ours and all(isinstance(value, int | float | None) for value in line.values()) else None
 
 
 def write_config(config: TrainConfig, folder: Path) -> None:

@@ -121,7 +121,15 @@ def _write_rest(
     info = json.dumps({**state.training_info(), **known}, indent=2) + "\n"
     (unfinished / INFO_FILE).write_text(info, encoding="utf-8")
     standings = (*(each for each in run.checkpoints.saved if each.step != state.step), standing)
-    Record(state, run.clock.seconds, standings, run.folder.log_bytes(), numbers).write(unfinished)
+    record = Record(
+        state=state,
+        seconds=run.clock.seconds,
+        metric=run.checkpoints.metric_text,
+        standings=standings,
+        log_bytes=run.folder.log_bytes(),
+        numbers=numbers,
+    )
+    record.write(unfinished)
     write_manifest(
         unfinished,
         step=state.step,

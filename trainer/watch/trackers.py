@@ -219,7 +219,7 @@ def _id_of(name: str, tracker: Any) -> str | None:
 def _read_ids(run_dir: Path) -> dict[str, str]:
     try:
         return dict(json.loads((run_dir / TRACKERS_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # then the run is a new one there
+    except (OSError, ValueError, TypeError):  # then the run is a new one there
         return {}
 
 
