@@ -47,7 +47,7 @@ PARENT = """
 import os, sys
 from schemas.errors import DpoError
 from trainer.launch import supervise
-supervise.GRACE_SECONDS = supervise.LAST_SECONDS = 1.0
+supervise.GRACE_SECONDS = supervise.LAST_SECONDS = supervise.LEAVING_SECONDS = 1.0
 try:
     environments = [{**os.environ, "RANK": str(rank)} for rank in range(2)]
     sys.exit(supervise.run_processes([sys.executable, "-c", *sys.argv[1:]], environments))
@@ -146,6 +146,16 @@ def test_processes_that_end_at_no_signal_are_killed(started) -> None:
     parent.send_signal(signal.SIGTERM)
     code, _, errors = ended(parent)
     assert (code, errors) == (137, "killed: 1 seconds after a second signal, processes had not ended\n")
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_process_that_hangs_when_all_is_done_does_not_hang_the_run(started, code: int) -> None:
+    found, _, errors = ended(started("goes", str(code), "on"))
+    assert found == code
+    assert (
+        errors == "warning: 1 seconds after process 0 had ended, others had not: killed; what the run has written is "
+        "whole\n"
+    )
 
 
 def test_a_process_ends_with_the_one_that_started_it() -> None:

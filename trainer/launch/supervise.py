@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas.errors import EXIT_STOPPED, DpoError
+from schemas.terminal import stderr_console
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 LOOK_SECONDS = 0.1
@@ -31,6 +32,9 @@ GRACE_SECONDS = 15.0
 
 LAST_SECONDS = 5.0
 """What they get after a second signal, with which they end at once."""
+
+LEAVING_SECONDS = 120.0
+"""What they get once the first process has ended well, which is the last one that has something to do."""
 
 SIGNALLED = 128
 """What a shell adds to the number of the signal that has ended a process."""
@@ -95,7 +99,7 @@ def _wait(workers: Sequence[Worker], caught: "queue.SimpleQueue[int]") -> Worker
     """
     failed: Worker | None = None
     asked_at: float | None = None
-    end_at = float("inf")
+    end_at = leave_at = float("inf")
     while sum(worker.is_running for worker in workers):  # looks at all of them
         number = _next(caught)
         now = time.monotonic()
@@ -107,6 +111,13 @@ def _wait(workers: Sequence[Worker], caught: "queue.SimpleQueue[int]") -> Worker
             end_at = min(end_at, now + LAST_SECONDS)
         if failed is None and (failed := _first_failed(workers)) is not None:
             end_at = min(end_at, now + GRACE_SECONDS)
+        if not workers[0].is_running:
+            leave_at = min(leave_at, now + LEAVING_SECONDS)
+        if failed is None and now > leave_at:
+            _send(workers, signal.SIGKILL)
+            told = f"{LEAVING_SECONDS:g} seconds after process {workers[0].rank} had ended, others had not"
+            stderr_console().print(f"warning: {told}: killed; what the run has written is whole")
+            return None
         if now > end_at:
             _send(workers, signal.SIGKILL)
             if failed is None:
