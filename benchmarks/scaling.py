@@ -68,6 +68,7 @@ def work(profile: str, folder: Path, *, is_first: bool) -> None:
             "policy.self_check=false",
             "reference.cache_dir=null",
             f"cluster.accelerate_config={profile}",
+            "cluster.gpus_per_node=none",
         ],
         train_data_path=folder / "pairs.jsonl",
         model_name=str(folder / "policy"),
@@ -193,7 +194,7 @@ def _step(worlds: list[World]) -> dict[str, float]:
 def main() -> None:
     """Measure, print a table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=10)
+    parser.add_argument("--turns", type=int, choices=range(2, 1000), metavar="TURNS", default=10)
     parser.add_argument("--real-time", action="store_true", help="steps go before all other work of the machine")
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling_cpu.json")
     parser.add_argument("--work", nargs=2, help=argparse.SUPPRESS)

@@ -256,6 +256,13 @@ def test_a_job_that_saves_nothing_is_told(capsys) -> None:
     assert "nothing is saved before the end" in capsys.readouterr().err
 
 
+def test_a_kind_of_gpu_for_a_run_on_the_cpu_is_told(capsys) -> None:
+    cli.app(["cluster", *SLURM, "--gpu", "h100", "--gpus-per-node", "none"], standalone_mode=False)
+    output, errors = capsys.readouterr()
+    assert "h100" not in output
+    assert errors.startswith("--gpu h100: the run is on the CPU")
+
+
 def test_a_task_of_skypilot_on_one_node(job_file) -> None:
     task = yaml.safe_load(job_file(*SKYPILOT, *BUCKET, "--spot", "--mem", "200", "--name", "on", "--gpu", "A100"))
     run = task.pop("run")

@@ -1,6 +1,7 @@
 """`dpo train --dry-run`: numbers derived by hand, nothing written, no weights read, mistakes told as by a run."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,24 @@ def test_validation_and_checkpoints_are_planned(folder: Path, capsys: pytest.Cap
         "disk: 1.3 MB, for the policy of 0.1 MB and its checkpoints",
     ):
         assert line in lines
+
+
+def test_in_a_pod_of_several_a_plan_waits_for_nobody(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a pod says of itself is about its node; no launcher has started processes there."""
+    pod = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in pod.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    config = resolve(
+        (*OPTIONS, "cluster.gpus_per_node=none", "cluster.timeout_minutes=0.1"),
+        train_data_path=folder / "pairs.jsonl",
+        model_name=str(folder / "policy"),
+        output_dir=folder / "run",
+    )
+    plan = dry_run(config)
+    assert plan is not None
+    assert plan.data.num_pairs == 5
+    assert {name: os.environ.get(name) for name in pod} == pod
 
 
 def test_what_people_read(dpo, folder: Path) -> None:

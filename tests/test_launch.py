@@ -236,6 +236,12 @@ def test_srun_s_place_is_put_into_the_variables_of_torch(environment) -> None:
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
 
 
+def test_what_is_blank_says_nothing(environment) -> None:
+    environment({"RANK": "", "LOCAL_RANK": " ", "MASTER_ADDR": "node-a"})
+    take_place(configuration())
+    assert {name: os.environ.get(name) for name in TORCHRUN if name in os.environ} == {"MASTER_ADDR": "node-a"}
+
+
 def test_alone_nothing_is_put_anywhere(environment) -> None:
     environment(BATCH_SCRIPT)
     take_place(configuration())

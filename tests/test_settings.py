@@ -156,6 +156,7 @@ def test_the_last_setting_wins() -> None:
         ("reference.model_name=", "reference.model_name: is empty; leave it out for the default"),
         ("logger.log_dir=", "logger.log_dir: is empty; leave it out for the default"),
         ("data.train.split=", "data.train.split: is empty; leave it out for the default"),
+        ("cluster.timeout_minutes=1e300", "cluster.timeout_minutes=1e+300: Input should be less than or equal to"),
         ("data.train.weight=1e9", "data.train.weight=1000000000.0: Input should be less than or equal to 1000"),
         ("dpo.seed=[!!int x]", "dpo.seed='[!!int x]': Input should be a valid integer"),
         ("policy.lora.target_modules=q_proj", "Input should be a list, such as [a, b]"),

@@ -88,13 +88,13 @@ def read_tensors(training: Training, folder: Path, numbers: Mapping[str, Mapping
 
 
 def _own_state(training: Training) -> dict[str, Tensor]:
-    """Give what this process holds."""
+    """Give what this process holds; safetensors writes no tensor whose memory has another order than its places."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained_parameters(training):
-        tensors[f"{WEIGHTS}{name}"] = parameter.detach()
+        tensors[f"{WEIGHTS}{name}"] = parameter.detach().contiguous()
         for key, value in training.optimizer.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
-                tensors[f"{OPTIMIZER}{name}.{key}"] = value
+                tensors[f"{OPTIMIZER}{name}.{key}"] = value.contiguous()
     return tensors
 
 

@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt, field_validator
+from pydantic import PositiveInt, field_validator
 
 from schemas.terminal import excerpt
-from trainer.config.base import Section
+from trainer.config.base import Minutes, Section
 
 PROFILES = ("ddp", "fsdp2", "hsdp", "zero2", "zero3")
 """Ways to share the model that come with the project; beside them a file of Accelerate's."""
@@ -24,7 +24,7 @@ class ClusterSection(Section):
     """How processes share the model: ddp, fsdp2, hsdp, zero2, zero3, or a YAML file of Accelerate's; null: ddp."""
     cpu_offload: bool = False
     """Keep sharded weights and the optimizer's state in the memory of the CPU (fsdp2, hsdp, zero2, zero3)."""
-    timeout_minutes: PositiveFloat = 30.0
+    timeout_minutes: Minutes = 30.0
     """How long a process waits for the others before the run ends."""
 
     @field_validator("gpus_per_node", mode="before")

@@ -126,13 +126,18 @@ class Job:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Say what of the configuration fits badly with a job that is started again."""
-        if self.config.checkpointing.enabled:
-            return ()
-        return (
-            "checkpointing.enabled=false: nothing is saved before the end, so a start that is cut short is lost, "
-            "and the job is not started again",
-        )
+        """Say what fits badly: with a job that is started again, and with a run on the CPU."""
+        notes = []
+        if not self.config.checkpointing.enabled:
+            notes.append(
+                "checkpointing.enabled=false: nothing is saved before the end, so a start that is cut short is lost, "
+                "and the job is not started again"
+            )
+        if self.asked.gpu is not None and not self.has_gpus:
+            notes.append(
+                f"--gpu {self.asked.gpu}: the run is on the CPU (cluster.gpus_per_node=none), so none is asked for"
+            )
+        return tuple(notes)
 
     def refuse_outside(self, mount: str, *, start: str) -> None:
         """Keep the run from being written to a disk that goes with the machine.

@@ -27,6 +27,8 @@ from trainer.launch.profiles import accelerate_environment
 from trainer.launch.supervise import run_processes
 
 THIS_MACHINE = "127.0.0.1"
+TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that torch and Accelerate read."""
 
 
 def launch(config: TrainConfig, arguments: Sequence[str]) -> int | None:
@@ -73,6 +75,9 @@ def take_place(config: TrainConfig) -> None:
     """
     if config.cluster.gpus_per_node == "none":
         hide_gpus()
+    for name in TOLD:  # a blank one, as a pod's description may have it, says nothing
+        if not os.environ.get(name, "0").strip():
+            del os.environ[name]
     place = place_of()
     if place is None or "LOCAL_RANK" in os.environ or place.world_size == 1:
         return

@@ -8,10 +8,11 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from schemas.errors import UsageError
 from schemas.terminal import path_text
 from trainer.checkpoint.checkpoints import Checkpoints
 from trainer.checkpoint.identity import identity_of
-from trainer.checkpoint.places import is_run
+from trainer.checkpoint.places import is_finished, is_run
 from trainer.checkpoint.resume import ResumePoint, find_resume_point, settle
 from trainer.checkpoint.tensors import read_tensors
 from trainer.config.sections import TrainConfig
@@ -97,11 +98,26 @@ def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
     """
     clock = RunClock(config.checkpointing.must_save_by)
     accelerator, config = start_accelerator(config)
-    is_main, num_processes = accelerator.is_main_process, accelerator.num_processes
     # runs/<time> is of another time on each process
     config = config.model_copy(update={"output_dir": of_main(accelerator, config.output_dir)})
+    folder = RunFolder(config.output_dir, writes=accelerator.is_main_process)
+    with folder.closed_on_failure():
+        return _prepared(config, given, signals, clock=clock, accelerator=accelerator, folder=folder)
+
+
+def _prepared(
+    config: TrainConfig,
+    given: Given,
+    signals: Signals,
+    *,
+    clock: RunClock,
+    accelerator: Accelerator,
+    folder: RunFolder,
+) -> Run:
+    """Do that in a folder that is closed where it fails."""
+    is_main, num_processes = accelerator.is_main_process, accelerator.num_processes
     checkpoints = Checkpoints(config)
-    point, found = on_main(accelerator, lambda: _resume_point(config, checkpoints))
+    point, found = on_main(accelerator, lambda: _resume_point(config, checkpoints, folder))
     done = RunState() if point is None else point.record.state
     inputs = together(accelerator, lambda: _read(config, given, shown=is_main))
     model, data, held_out = inputs.model, inputs.data, inputs.held_out
@@ -122,87 +138,92 @@ def prepare(config: TrainConfig, given: Given, signals: Signals) -> Run:
     steps = plan(config, data, steps_done=done.step, consumed_samples=done.consumed_samples)
     num_steps = done.step + len(steps)
     schedule = schedule_of(config, num_steps)
-    folder = RunFolder(config.output_dir, writes=is_main)
     report = RunReport(num_steps=num_steps, shown=is_main)
     for note in found:
         report.say(note)
-    with folder.closed_on_failure():
-        together(accelerator, folder.take if point is not None else lambda: folder.create(config))
-        report.start(config, data, num_processes=accelerator.num_processes)
-        report.held_out(held_out, schedule)
-        report.saving(checkpoints, schedule, policy=inputs.num_bytes, state=num_saved - inputs.num_bytes)
-        for note in inputs.notes:
-            report.say(note)
-        with folder.given_back() if point is None else nullcontext(), explain_out_of_memory(config, "reference"):
-            others = [each.data.groups for each in held_out]
-            training = set_up(
-                config,
-                accelerator,
-                model,
-                data,
-                steps,
-                validation=others,
-                steps_done=done.step,
-                say=report.say,
-                identified=identified,
-            )
-            sets = validation_sets(config, training, held_out)
-            refuse_unknown_metric(checkpoints.metric, training, sets, steps)
-        signals.say = report.say
-        health = start_health(config, num_steps=num_steps, steps_in_epoch=min(num_steps, steps_in_epoch(config, data)))
-        if point is not None:
-            together(accelerator, lambda: read_tensors(training, point.tensors, point.record.numbers))
-            for note in on_main(accelerator, lambda: folder.resume(config, point.run_folder, point.record.log_bytes)):
-                report.say(note)
-            for note in on_main(accelerator, lambda: _take_up(point, folder, checkpoints, health)):
-                report.say(note)
-            clock.seconds_before = point.record.seconds
-        return Run(
-            config=config,
-            accelerator=accelerator,
-            model=model,
-            tokenizer=inputs.tokenizer,
-            data=data,
-            steps=steps,
-            training=training,
-            validation=sets,
-            schedule=schedule,
-            checkpoints=checkpoints,
-            folder=folder,
-            report=report,
-            trackers=start_trackers(config, folder.path, is_main=is_main, resumed_at=done.step, say=report.say),
-            samples=start_samples(
-                config,
-                accelerator,
-                training.scorer,
-                inputs.tokenizer,
-                end_ids=end_of_turn_ids(inputs.tokenizer, model.generation_config),
-                sets={each.name: each.packer.groups for each in sets},
-                training=data.groups,
-                path=folder.path / SAMPLES_FILE,
-                say=report.say,
-            ),
-            health=health,
-            clock=clock,
-            requests=Requests(folder.path, clock, accelerator, signals, report.say),
-            identity=identity,
-            state=done,
-            is_saved=point is not None
-            and os.path.realpath(point.folder) == os.path.realpath(checkpoints.folder_of(done.step)),
+    if point is None:
+        together(accelerator, lambda: folder.create(config))
+    report.start(config, data, num_processes=accelerator.num_processes)
+    report.held_out(held_out, schedule)
+    report.saving(checkpoints, schedule, policy=inputs.num_bytes, state=num_saved - inputs.num_bytes)
+    for note in inputs.notes:
+        report.say(note)
+    with folder.given_back() if point is None else nullcontext(), explain_out_of_memory(config, "reference"):
+        others = [each.data.groups for each in held_out]
+        training = set_up(
+            config,
+            accelerator,
+            model,
+            data,
+            steps,
+            validation=others,
+            steps_done=done.step,
+            say=report.say,
+            identified=identified,
         )
+        sets = validation_sets(config, training, held_out)
+        refuse_unknown_metric(checkpoints.metric, training, sets, steps)
+    signals.say = report.say
+    health = start_health(config, num_steps=num_steps, steps_in_epoch=min(num_steps, steps_in_epoch(config, data)))
+    if point is not None:
+        together(accelerator, lambda: read_tensors(training, point.tensors, point.record.numbers))
+        for note in on_main(accelerator, lambda: folder.resume(config, point.run_folder, point.record.log_bytes)):
+            report.say(note)
+        for note in on_main(accelerator, lambda: _take_up(point, folder, checkpoints, health)):
+            report.say(note)
+        clock.seconds_before = point.record.seconds
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        model=model,
+        tokenizer=inputs.tokenizer,
+        data=data,
+        steps=steps,
+        training=training,
+        validation=sets,
+        schedule=schedule,
+        checkpoints=checkpoints,
+        folder=folder,
+        report=report,
+        trackers=start_trackers(config, folder.path, is_main=is_main, resumed_at=done.step, say=report.say),
+        samples=start_samples(
+            config,
+            accelerator,
+            training.scorer,
+            inputs.tokenizer,
+            end_ids=end_of_turn_ids(inputs.tokenizer, model.generation_config),
+            sets={each.name: each.packer.groups for each in sets},
+            training=data.groups,
+            path=folder.path / SAMPLES_FILE,
+            say=report.say,
+        ),
+        health=health,
+        clock=clock,
+        requests=Requests(folder.path, clock, accelerator, signals, report.say),
+        identity=identity,
+        state=done,
+        is_saved=point is not None
+        and os.path.realpath(point.folder) == os.path.realpath(checkpoints.folder_of(done.step)),
+    )
 
 
-def _resume_point(config: TrainConfig, checkpoints: Checkpoints) -> tuple[ResumePoint | None, Sequence[str]]:
+def _resume_point(
+    config: TrainConfig, checkpoints: Checkpoints, folder: RunFolder
+) -> tuple[ResumePoint | None, Sequence[str]]:
     """Look where the run goes on, on the main process, and clear away what an attempt without checkpoint has left.
 
     Beside the checkpoint comes what is to be told of that.
     """
+    if config.checkpointing.resume != "never":
+        folder.take()  # before anything is looked at, which another run might change
+    if is_finished(config):
+        raise UsageError(f"{path_text(config.output_dir)}: another run has just finished there")
     point = find_resume_point(config)
     notes = [] if point is None else list(point.notes)
     if point is None and config.checkpointing.resume == "auto":
         if is_run(config.output_dir):
             notes.append(f"resume: {path_text(config.output_dir)} has no checkpoint yet, so the run begins again")
-        RunFolder(config.output_dir, writes=True).start_over(checkpoints.folder)
+        folder.start_over(checkpoints.folder)
     checkpoints.refuse_unfit_folder()
     return point, notes
 

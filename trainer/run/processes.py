@@ -21,6 +21,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from schemas.errors import DpoError, UsageError
 from trainer.config.sections import TrainConfig
+from trainer.launch.processes import place_of
 from trainer.launch.profiles import accelerate_environment
 
 LOST_MESSAGES = (
@@ -36,6 +37,9 @@ LOST_MESSAGES = (
 ROWS_ARE_OURS = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
 """Accelerate would divide each row's loss by the number that it was told; a step knows its rows itself."""
 
+ALONE = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "-1"}
+"""Accelerate would wait for others where a pod says of which node it is, and nothing has started processes."""
+
 ON_CPU = ("ACCELERATE_USE_PARALLELISM_CONFIG", "ACCELERATE_USE_DEEPSPEED")
 """Variables that make Accelerate fail where processes run on the CPU; what they ask for is done here."""
 
@@ -47,8 +51,9 @@ def connect(config: TrainConfig) -> Accelerator:
         UsageError: the model would be shared in a way that isn't supported.
         DpoError: Accelerate does not see the launcher's processes.
     """
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    wanted = accelerate_environment(config, num_processes=launched) | ROWS_ARE_OURS
+    place = place_of()
+    launched = 1 if place is None else place.world_size
+    wanted = accelerate_environment(config, num_processes=launched) | ROWS_ARE_OURS | (ALONE if place is None else {})
     has_devices = torch.accelerator.is_available() and config.cluster.gpus_per_node != "none"
     with _environment(wanted):
         sizes = _parallelism()

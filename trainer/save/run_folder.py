@@ -71,20 +71,14 @@ class RunFolder:
             ) from None
 
     def start_over(self, checkpoints: Path) -> None:
-        """Remove what a run has left, here and in the folder of its checkpoints, that ended before its first one.
-
-        Raises:
-            UsageError: it has not ended.
-        """
+        """Remove what a run has left, here and in the folder of its checkpoints, that ended before its first one."""
         if self.writes and self.path.is_dir():
-            self._take()
             self._remove_records()
             for folder in (self.path, checkpoints):
                 remove_leftovers(folder)
-            self.close()
 
     def take(self) -> None:
-        """Keep others from writing here, where the folder is there already, before hours go into the reference.
+        """Keep others from writing here, where the folder is there already.
 
         Raises:
             UsageError: another run is writing.
@@ -102,8 +96,7 @@ class RunFolder:
         if not self.writes:
             return []
         try:
-            if self._lock is None:
-                self._take()
+            self._take()
             remove_leftovers(self.path)
             with atomic_writer(self.path / CONFIG_FILE) as stream:
                 stream.write(config_text(config).encode())
@@ -132,6 +125,8 @@ class RunFolder:
 
     def _take(self) -> None:
         """Make the folder, and keep a second run from writing here meanwhile: the first may still be saving."""
+        if self._lock is not None:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY)
         try:

@@ -103,7 +103,7 @@ class History:
 
     def values(self, name: str) -> list[float]:
         """Give a metric in the window; steps that have none, or no finite number, are left out."""
-        return [each[name] for each in self.window if _has(each, name)]
+        return [value for each in self.window if math.isfinite(value := each.get(name, math.nan))]
 
     def validated(self, dataset: str, *names: str) -> list[tuple[Metrics, float]]:
         """Give the validations of a set that have these metrics as finite numbers; none where the latest hasn't."""
