@@ -14,7 +14,7 @@ demo: $(VENV)/.train ## rollouts to pairs to a trained policy, on the samples
 	@bash data/samples/demo.sh $(BIN) runs/demo
 
 test: check ## what CI runs: check, then all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 torture: $(VENV)/.test ## kill -9 at 200 points of a run; each must end as if nothing had been
 	DPO_TORTURE_KILLS=$${DPO_TORTURE_KILLS:-200} $(BIN)/python -m pytest --capture no tests/test_torture.py -k killed

@@ -23,6 +23,11 @@ settings.load_profile("dpo")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that fork first: Polars' threads and what Accelerate knows of a run are no good in a forked process."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _caches_of_their_own(tmp_path_factory):
     """Keep the user's caches out of the tests, and the tests out of them."""

@@ -108,6 +108,7 @@ def expanded(argument: str, variables: dict[str, str]) -> str:
         ([*SLURM, "--name", "x" * 53], "at most 52"),
         ([*K8S, "--name", "1st"], "--name '1st': expected small letters, digits and - between them, a letter first"),
         ([*SLURM, "--setup", "echo it's"], """--setup "echo it's": ends inside of a quote"""),
+        ([*SLURM, "--setup", "export HF_TOKEN=hf_1"], "holds a key or a password, which has no place in a job file"),
         ([*SLURM, "--setup", "true \\"], "ends inside of a quote, or with a backslash"),
         ([*SLURM, "--partition", "a\n#SBATCH --uid=0"], r"--partition 'a\n#SBATCH --uid=0': expected a name"),
         ([*SLURM, "--account", ""], "--account '': expected a name"),

@@ -23,7 +23,7 @@ from tests.faults import (
 from tests.torture import outcome
 from tests.training_runs import filled
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.forks]
 
 GO_ON = "; when that is mended, the same command with --resume auto goes on from the last checkpoint"
 

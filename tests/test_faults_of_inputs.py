@@ -15,7 +15,7 @@ from tests.tiny_models import save_tiny_policy
 from tests.torture import outcome
 from tests.training_runs import ROWS, filled
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.forks]
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from tests.torture import outcome
 from tests.training_runs import ROWS, USUAL, filled
 from trainer.run import loop
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.forks]
 
 LOST = (
     "another process has ended or does not answer (cluster.timeout_minutes says how long it is waited for); its own "

@@ -17,6 +17,7 @@ from tests.torture import outcome
 from tests.training_runs import ROWS, are_equal, filled, held_out, lines_of, run
 from trainer.checkpoint.manifest import NotWholeError, check_files, read_manifest
 from trainer.config.preflight import preflight
+from trainer.config.sections import TrainConfig
 from trainer.config.settings import resolve
 from trainer.run.loop import train
 
@@ -97,6 +98,32 @@ def test_a_finished_run_is_only_told_of(folder: Path, capsys: pytest.CaptureFixt
     assert again == first
     assert "resume: the run is finished; the policy is in" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in (folder / "run").rglob("*")} == before
+
+
+def test_a_finished_run_does_not_pass_for_another(folder: Path) -> None:
+    run(folder, "run", held_out(folder))
+    with pytest.raises(
+        UsageError, match=r"is finished, and was another: dpo\.reference_policy_kl_penalty=0\.2, was 0\.05;"
+    ):
+        run(folder, "run", held_out(folder), AUTO, "dpo.reference_policy_kl_penalty=0.2")
+    with pytest.raises(UsageError, match=r"dpo\.max_num_steps=9, was 7"):
+        run(folder, "run", AUTO, num_steps=9)
+    others = (AUTO, "checkpointing.resume_anyway=true", "dpo.reference_policy_kl_penalty=0.2")
+    assert run(folder, "run", held_out(folder), *others).finished
+
+
+def test_a_mistyped_word_is_taken_for_one(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"^checkpointing\.resume=atuo: no such folder; did you mean auto\?$"):
+        preflight(configured(folder, "checkpointing.resume=atuo", f"output_dir={folder / 'run'}"))
+
+
+def test_a_checkpoint_that_was_asked_for_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(folder, "run", STOP_AT_ONCE)
+    assert f"saved, as asked: {folder / 'run/checkpoints/step_1'}\n" in capsys.readouterr().err
+
+
+def configured(folder: Path, *settings: str) -> TrainConfig:
+    return resolve(settings, train_data_path=folder / "pairs.jsonl", model_name=str(folder / "policy"))
 
 
 def test_a_first_start_and_a_start_before_the_first_checkpoint_begin(folder: Path) -> None:

@@ -24,7 +24,7 @@ from tests.faults import (
 from tests.torture import outcome
 from tests.training_runs import filled, lines_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.forks]
 
 ROWS = [{"prompt": f"Another {n}?", "chosen": f"yes {n}", "rejected": "no" * (n % 5 + 1)} for n in range(80)]
 LONG = ("dpo.val_micro_batch_size=1", "policy.max_total_sequence_length=48")

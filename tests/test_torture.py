@@ -21,13 +21,15 @@ KILLS = int(os.environ.get("DPO_TORTURE_KILLS", "20"))
 SEED = int(os.environ.get("DPO_TORTURE_SEED", "0"))
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.forks]
+
+
 def job_of(folder: Path, *settings: str) -> Job:
     filled(folder)
     keeps = ("checkpointing.save_period=2", "checkpointing.keep_top_k=1", "checkpointing.keep_states=1")
     return Job(folder, (*USUAL, "dpo.max_num_steps=7", held_out(folder), *keeps, *settings), "whole")
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     """Saving and pruning are most of the operations; one run in four is killed a second time on its way on."""
     job = job_of(tmp_path)
@@ -52,7 +54,6 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert resumes > KILLS // 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("profile", ["ddp", "fsdp2"])
 def test_other_numbers_of_processes_go_on_with_the_same_pairs(tmp_path: Path, profile: str) -> None:
     """Two steps on 2 processes, two on 1, three on 4, against 1 process; SGD, so that rounding is not blown up."""

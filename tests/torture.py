@@ -140,7 +140,7 @@ def _train_and_leave(job: Job, more: Sequence[str], kill: Kill | None, counter: 
             output_dir=job.run,
         )
         done = _arm(kill, job.run)
-        signals = Signals()
+        signals = Signals(begins_again=True)
         with signals.listening():
             result = train(config, signals=signals)
         code = 75 if result is not None and not result.finished else 0

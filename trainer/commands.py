@@ -40,7 +40,7 @@ ConfigFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", help="New folder for the run.", show_default="runs/<time>", rich_help_panel=RUN),
+    typer.Option("--output", "-o", help="Folder for the run.", show_default="runs/<time>", rich_help_panel=RUN),
 ]
 Model = Annotated[
     str | None, typer.Option(help="Policy to start from: folder or hub name. policy.model_name=", rich_help_panel=MODEL)
@@ -185,18 +185,18 @@ def train_command(
         "policy.self_check": self_check,
     }
     options = {key: value for key, value in short.items() if value is not None}
-    config = resolve(overrides, train_data_path=pairs, config_file=config_file, options=options)
-    take_place(config)
-    preflight(config, starts_processes=True)
-    if dry:
-        _show_plan(config, as_json=as_json)
-        return
-    with _needs_extra():
-        if (exit_code := launch(config, sys.argv[1:])) is not None:
-            sys.exit(exit_code)
-    signals = Signals()
+    signals = Signals(begins_again=resume == "auto" or "checkpointing.resume=auto" in overrides)
     with signals.listening():
-        with signals.ending(begins_again=config.checkpointing.resume == "auto"), _needs_extra():
+        config = resolve(overrides, train_data_path=pairs, config_file=config_file, options=options)
+        signals.begins_again = config.checkpointing.resume == "auto"
+        take_place(config)
+        preflight(config, starts_processes=True)
+        if dry:
+            _show_plan(config, as_json=as_json)
+            return
+        with _needs_extra():
+            if (exit_code := launch(config, sys.argv[1:], meanwhile=signals.left_alone)) is not None:
+                sys.exit(exit_code)
             from trainer.run.loop import train  # which takes long on a cluster
         result = train(config, signals=signals)
     if result is None:  # on every process but the main one

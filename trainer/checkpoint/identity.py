@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemas.errors import UsageError
-from schemas.terminal import excerpt
+from schemas.terminal import excerpt, path_text
 from trainer.config.secrets import config_without_secrets
 from trainer.config.sections import TrainConfig
 
@@ -36,6 +36,12 @@ FREE_KEYS = (
     "policy.self_check",
 )
 """Settings that may differ without a word: they change nothing of the training, or are compared in another way."""
+
+FREE_WHEN_FINISHED = (
+    *("output_dir", "checkpointing.", "logger.", "hub.", "cluster."),
+    *("dpo.val_", "data.val", "policy.self_check"),
+)
+"""Settings that may be other ones than those of a finished run, whose policy is all that is asked for."""
 
 MEANINGS = {
     "data": "the pairs are not those of the checkpoint; name the files that it was trained on, with the same "
@@ -86,16 +92,41 @@ def changes_since(saved: Mapping[str, Any], config: TrainConfig) -> dict[str, tu
 def change_notes(changes: Mapping[str, tuple[Any, Any]]) -> Iterator[str]:
     """Say what was set otherwise when the checkpoint was saved."""
     for key, (before, now) in changes.items():
-        yield f"resume: {key}={excerpt(now)}, was {excerpt(before)} until the checkpoint"
+        yield f"resume: {key}={_shown(now)}, was {_shown(before)} until the checkpoint"
 
 
 def _changed(changes: Mapping[str, tuple[Any, Any]], keys: tuple[str, ...]) -> str:
     named = [
-        f"{key}={excerpt(now)}, was {excerpt(before)}"
+        f"{key}={_shown(now)}, was {_shown(before)}"
         for key, (before, now) in changes.items()
         if keys and key.startswith(keys)
     ]
     return f": {', '.join(named)}" if named else ""
+
+
+def refuse_another_finished(saved: Mapping[str, Any], config: TrainConfig) -> None:
+    """Hold what is asked for to what a finished run was told: its policy must not pass for that of another one.
+
+    Raises:
+        UsageError: another training is asked for; what differs is named.
+    """
+    before, now = flat(saved), flat(config_without_secrets(config))
+    before["policy.precision"] = now["policy.precision"] = None  # auto is another one on each machine
+    changes = {
+        key: (before[key], now[key])
+        for key in sorted(before.keys() & now.keys())  # a newer version has more settings
+        if before[key] != now[key] and not key.startswith(FREE_WHEN_FINISHED)
+    }
+    if changes and not config.checkpointing.resume_anyway:
+        run = path_text(config.output_dir)
+        raise UsageError(
+            f"{run}: the run is finished, and was another{_changed(changes, ('',))}; name a new folder with -o, where "
+            f"--resume {run}/checkpoints/step_N goes on from one of its steps"
+        )
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else excerpt(value)
 
 
 def _digest(value: Any) -> str:

@@ -1,5 +1,6 @@
 """What can be told to be wrong in an instant, before torch is loaded."""
 
+import difflib
 import os
 import shlex
 from collections.abc import Callable, Iterator
@@ -36,8 +37,8 @@ def preflight(config: TrainConfig, *, starts_processes: bool = False) -> None:
     refuse_missing_deepspeed(config)
     _refuse_missing_inputs(config)
     if os.environ.get("RANK", "0") == "0":  # the other processes may come after this one has made the folder
-        _refuse_used_run_folder(config)
         _refuse_missing_checkpoint(config)
+        _refuse_used_run_folder(config)
     refuse_unwritable_folder(config.output_dir)
     check_environment(config)
 
@@ -127,7 +128,11 @@ def _refuse_missing_checkpoint(config: TrainConfig) -> None:
     """
     resume = config.checkpointing.resume
     if isinstance(resume, Path) and not resume.is_dir():
-        raise InputError(f"checkpointing.resume={path_text(resume)}: no such folder")
+        meant = difflib.get_close_matches(str(resume), ("auto", "never"), n=1)
+        raise InputError(
+            f"checkpointing.resume={path_text(resume)}: no such folder"
+            + (f"; did you mean {meant[0]}?" if meant else "")
+        )
 
 
 def refuse_unwritable_folder(path: Path) -> None:

@@ -183,10 +183,14 @@ def _is_closed(line: str) -> bool:
     return True
 
 
+_SECRET = re.compile(r"\b\w*(?:_KEY|_TOKEN|_PASSWORD|_SECRET)\b\s*=\s*[\"']?[^\s\"'$]")
+"""A variable for a secret that is given a value of its own, and not that of another variable."""
+
+
 def fault_of(text: str) -> str | None:
     """Say why a text can't stand in a job file, if it can't."""
     if printable(text) != text:
         return "has a line break or another character that can't be shown"
-    if without_secrets(text) != text:
+    if without_secrets(text) != text or _SECRET.search(text):
         return "holds a key or a password, which has no place in a job file; leave it to the environment of the job"
     return None

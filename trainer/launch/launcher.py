@@ -9,7 +9,8 @@ import os
 import shlex
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from schemas.errors import UsageError
@@ -31,13 +32,19 @@ TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "
 """Variables that torch and Accelerate read."""
 
 
-def launch(config: TrainConfig, arguments: Sequence[str]) -> int | None:
+def launch(
+    config: TrainConfig,
+    arguments: Sequence[str],
+    *,
+    meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> int | None:
     """Start the processes of this node and wait for them; give their exit code. None where this process has to train.
 
     `take_place` comes before, for it says whether there is a launcher.
 
     Args:
         arguments: Of `dpo`, for the line that would start the same with a launcher.
+        meanwhile: What leaves signals to the processes while they run.
 
     Raises:
         UsageError: there are fewer GPUs than asked for, or the processes can't work as configured.
@@ -64,7 +71,8 @@ def launch(config: TrainConfig, arguments: Sequence[str]) -> int | None:
         shared = {**os.environ, **of_this_process(), "OMP_NUM_THREADS": _threads(here)}
         shared |= _slow_links() if is_on_gpus else {}
         places = [first.place(number, here) for number in range(here)]
-        return run_processes(_command(), [{**shared, **place.variables} for place in places])
+        with meanwhile():
+            return run_processes(_command(), [{**shared, **place.variables} for place in places])
 
 
 def take_place(config: TrainConfig) -> None:

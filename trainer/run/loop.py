@@ -4,6 +4,7 @@ Run by the command line, or the same command under `accelerate launch` or `torch
 """
 
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,8 @@ from accelerate import Accelerator
 
 from schemas.errors import StoppedError
 from schemas.terminal import path_text
-from trainer.checkpoint.places import is_finished
+from trainer.checkpoint.identity import refuse_another_finished
+from trainer.checkpoint.places import CONFIG_FILE, is_finished
 from trainer.config.sections import POLICY_FOLDER, TrainConfig
 from trainer.cost.out_of_memory import explain_out_of_memory
 from trainer.data.plan import Step
@@ -54,9 +56,8 @@ def train(config: TrainConfig, given: Given = NOTHING, *, signals: Signals | Non
     if is_finished(config):
         return _found_finished(config)
     signals = signals or Signals()
-    begins_again = config.checkpointing.resume == "auto"
     with lost_process():
-        with signals.ending(begins_again=begins_again):
+        with signals.ending():
             run = prepare(config, given, signals)
             signals.wait_for_step()
         with closing(run.folder), run.trackers:
@@ -152,6 +153,8 @@ def _save(run: Run, state: RunState) -> None:
         return
     with run.clock.timed("save"):
         save_checkpoint(run, state)
+    if not run.schedule.saves(state.step):
+        run.report.say(f"saved, as asked: {path_text(run.checkpoints.folder_of(state.step))}")
 
 
 def _validated(run: Run, state: RunState) -> RunState:
@@ -242,6 +245,8 @@ def _found_finished(config: TrainConfig) -> RunResult | None:
     report = RunReport(num_steps=0, shown=True)
     policy_dir = config.output_dir / POLICY_FOLDER
     result = read_result(config.output_dir, policy_dir)
+    saved = json.loads((policy_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+    refuse_another_finished(saved, config)
     report.say(f"resume: the run is finished; the policy is in {path_text(policy_dir)}")
     return _published(config, result, say=report.say)
 

@@ -78,6 +78,7 @@ class _Inputs:
     data: TokenizedPairs
     held_out: Sequence[ValidationData]
     num_bytes: int  # of the policy as it is saved
+    num_state_bytes: int  # of what a checkpoint has beside it
 
     @property
     def notes(self) -> Iterator[str]:
@@ -133,21 +134,14 @@ def _prepared(
             for note in notes:
                 report.say(note)
 
-    num_saved = inputs.num_bytes + state_bytes(model, config.policy.optimizer.name)
-    clock.expect_save_of(num_saved)
     steps = plan(config, data, steps_done=done.step, consumed_samples=done.consumed_samples)
     num_steps = done.step + len(steps)
     schedule = schedule_of(config, num_steps)
+    clock.expect_save_of(inputs.num_bytes + inputs.num_state_bytes)
     report = RunReport(num_steps=num_steps, shown=is_main)
-    for note in found:
-        report.say(note)
     if point is None:
         together(accelerator, lambda: folder.create(config))
-    report.start(config, data, num_processes=accelerator.num_processes)
-    report.held_out(held_out, schedule)
-    report.saving(checkpoints, schedule, policy=inputs.num_bytes, state=num_saved - inputs.num_bytes)
-    for note in inputs.notes:
-        report.say(note)
+    _tell(report, config, inputs, checkpoints, schedule, found=found, num_processes=num_processes)
     with folder.given_back() if point is None else nullcontext(), explain_out_of_memory(config, "reference"):
         others = [each.data.groups for each in held_out]
         training = set_up(
@@ -167,9 +161,7 @@ def _prepared(
     health = start_health(config, num_steps=num_steps, steps_in_epoch=min(num_steps, steps_in_epoch(config, data)))
     if point is not None:
         together(accelerator, lambda: read_tensors(training, point.tensors, point.record.numbers))
-        for note in on_main(accelerator, lambda: folder.resume(config, point.run_folder, point.record.log_bytes)):
-            report.say(note)
-        for note in on_main(accelerator, lambda: _take_up(point, folder, checkpoints, health)):
+        for note in on_main(accelerator, lambda: _take_up(point, config, folder, checkpoints, health)):
             report.say(note)
         clock.seconds_before = point.record.seconds
     return Run(
@@ -228,11 +220,35 @@ def _resume_point(
     return point, notes
 
 
-def _take_up(point: ResumePoint, folder: RunFolder, checkpoints: Checkpoints, health: Health) -> list[str]:
-    """Know what the run knew of its steps when the checkpoint was saved; give what is to be told of that."""
+def _tell(
+    report: RunReport,
+    config: TrainConfig,
+    inputs: _Inputs,
+    checkpoints: Checkpoints,
+    schedule: Schedule,
+    *,
+    found: Sequence[str],
+    num_processes: int,
+) -> None:
+    """Say what is trained on, and what was met on the way to it."""
+    for note in found:
+        report.say(note)
+    report.start(config, inputs.data, num_processes=num_processes)
+    report.held_out(inputs.held_out, schedule)
+    report.saving(checkpoints, schedule, policy=inputs.num_bytes, state=inputs.num_state_bytes)
+    for note in inputs.notes:
+        report.say(note)
+
+
+def _take_up(
+    point: ResumePoint, config: TrainConfig, folder: RunFolder, checkpoints: Checkpoints, health: Health
+) -> list[str]:
+    """Make the folder what it was when the checkpoint was saved, and know what the run knew of its steps then; give
+    what is to be told of that."""
+    notes = folder.resume(config, point.run_folder, point.record.log_bytes)
     for line in folder.lines():
         health.recall(line)
-    return checkpoints.take_up(point.record)
+    return notes + checkpoints.take_up(point.record)
 
 
 def _read(config: TrainConfig, given: Given, *, shown: bool) -> _Inputs:
@@ -244,7 +260,7 @@ def _read(config: TrainConfig, given: Given, *, shown: bool) -> _Inputs:
     num_bytes = policy_bytes(model)
     if config.policy.lora.rank:
         model = add_lora(model, config.policy.lora)
-    return _Inputs(model, tokenizer, data, held_out, num_bytes)
+    return _Inputs(model, tokenizer, data, held_out, num_bytes, state_bytes(model, config.policy.optimizer.name))
 
 
 def _load(config: TrainConfig, given: Given) -> tuple[Any, Any]:
