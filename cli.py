@@ -8,6 +8,7 @@ Data and JSON go to stdout, everything for people to stderr. Each command import
 """
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -48,9 +49,10 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; turn each error into a message on stderr and the documented exit code."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    begins_again = _begins_again(sys.argv[1:])
+    for number in (signal.SIGTERM, signal.SIGHUP, *([signal.SIGUSR1] if begins_again else [])):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
-            signal.signal(number, lambda *_: _fail("terminated", EXIT_TERMINATED))
+            signal.signal(number, _leave_to_begin_again if begins_again else _terminated)
     try:
         exit_code = app(standalone_mode=False, prog_name="dpo") or 0
         if exit_code == EXIT_INTERRUPTED:  # Typer has turned Ctrl-C into a code already
@@ -77,6 +79,22 @@ def main() -> None:
 
         print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")  # noqa: T201
         _fail(f"this is a fault of dpo {version('dpo')}; please report it with the lines above", EXIT_INTERNAL)
+
+
+def _begins_again(arguments: list[str]) -> bool:
+    """Say whether this is a training that goes on where it was when it is started again."""
+    told = {f"{one}={other}" for one, other in itertools.pairwise(arguments)} | {*arguments}
+    return arguments[:1] == ["train"] and not told.isdisjoint({"--resume=auto", "checkpointing.resume=auto"})
+
+
+def _terminated(*_: object) -> None:
+    _fail("terminated", EXIT_TERMINATED)
+
+
+def _leave_to_begin_again(*_: object) -> None:
+    """End before anything was begun; later a training has its own way with signals."""
+    os.write(2, b"dpo: stopped: before the first step; the same command begins again\n")
+    os._exit(EXIT_STOPPED)
 
 
 def _fail(message: str, exit_code: int) -> None:
