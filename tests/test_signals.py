@@ -23,6 +23,7 @@ from tests.faults import (
 )
 from tests.torture import outcome
 from tests.training_runs import filled, lines_of
+from trainer.run.signals import BEGINS_AGAIN
 
 pytestmark = [pytest.mark.slow, pytest.mark.forks]
 
@@ -77,7 +78,7 @@ def test_before_the_first_step(folder: Path, place: Place, number: signal.Signal
     """Nothing is left of such a run; who has asked for --resume auto is told that it may be started again."""
     child = start(folder, *LONG, name="early", strikes=lambda rank: place(signalled(number)))
     assert child.end() == code, child.told
-    told = f"stopped: before the first step, by {number.name}; nothing new was saved; the same command goes on from where this one did"
+    told = f"stopped: before the first step, by {number.name}; {BEGINS_AGAIN}"
     assert child.last_line == f"dpo: {'error: interrupted' if number == signal.SIGINT else told}"
     assert not (folder / "early").exists()
 
