@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -51,6 +52,8 @@ class Workers:
             except BaseException:
                 self._abandon(others)
                 raise
+            processes = [child for child in multiprocessing.active_children() if child not in others]
+            threading.Thread(target=_end_together, args=(self._pool, processes), daemon=True).start()
 
     @property
     def tasks_ahead(self) -> int:
@@ -112,6 +115,23 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
         elif hasattr(self._local, "close"):
             self._local.close()
+
+
+def _end_together(pool: ProcessPoolExecutor, processes: list[BaseProcess]) -> None:
+    """End all processes where one was killed, and what reads from them.
+
+    One that is killed while it sends a result leaves half of it in the pipe. The pool would wait for the other half for
+    ever, because other processes, and this one, could still write.
+    """
+    sentinels = wait([process.sentinel for process in processes])
+    ended = [process for process in processes if process.sentinel in sentinels]
+    for process in ended:
+        process.join()  # only then it has an exit code
+    if all(process.exitcode == 0 for process in ended):
+        return  # their work is done
+    for process in processes:
+        process.kill()
+    pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
 def _result(future: "Future[Result]") -> Result:

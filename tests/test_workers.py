@@ -332,3 +332,39 @@ def test_too_little_memory_is_no_hang(tmp_path, rollout, write_jsonl):
     assert exit_code != 0
     assert errors
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+KILLED_WHILE_SENDING = """
+import os, signal, threading, time
+from pipeline.workers import Workers
+from schemas.errors import DpoError
+
+if __name__ == "__main__":
+    workers = Workers(2, os.getpid)
+    worker = int(open(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read().split()[0])
+    threading.Timer(DELAY, os.kill, (worker, signal.SIGKILL)).start()
+    try:
+        for _ in workers.run(send, range(1000)):
+            pass
+    except DpoError as error:
+        print(error)
+    workers.stop()
+"""
+
+
+@on_linux
+@pytest.mark.parametrize("delay", [0.5, 0.9, 1.7])
+def test_a_worker_that_is_killed_while_it_sends_leaves_nobody_waiting(delay):
+    """Half of a result is in the pipe then, for most of the time goes into sending: 100 MB in a result."""
+    script = KILLED_WHILE_SENDING.replace("DELAY", str(delay)).replace(
+        "\nif __name__", "\ndef send(state, task):\n    return bytes(100_000_000)\n\nif __name__"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("a worker process died")
