@@ -355,9 +355,9 @@ if __name__ == "__main__":
 @on_linux
 @pytest.mark.parametrize("delay", [0.5, 0.9, 1.7])
 def test_a_worker_that_is_killed_while_it_sends_leaves_nobody_waiting(delay):
-    """Half of a result is in the pipe then, for most of the time goes into sending: 100 MB in a result."""
+    """Half of a result is in the pipe then, for most of the time goes into sending: 200 MB in a result."""
     script = KILLED_WHILE_SENDING.replace("DELAY", str(delay)).replace(
-        "\nif __name__", "\ndef send(state, task):\n    return bytes(100_000_000)\n\nif __name__"
+        "\nif __name__", "\ndef send(state, task):\n    return b'x' * 200_000_000\n\nif __name__"
     )
     result = subprocess.run(
         [sys.executable, "-c", script],
