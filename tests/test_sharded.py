@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
+from tests.training_runs import STEPS_OF_EIGHT
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -30,13 +31,7 @@ WATCHED = ("train/loss", "train/grad_norm", "train/margin_mean", "validation-def
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    rows = [
-        {"prompt": f"Question {prompt}", "chosen": "yes" * (chosen + 1), "rejected": "no" * (rejected + 1)}
-        for prompt in range(6)
-        for chosen in range(2)
-        for rejected in range(3)
-    ]
-    write_rows(tmp_path / "pairs.jsonl", rows)
+    write_rows(tmp_path / "pairs.jsonl", STEPS_OF_EIGHT)
     write_rows(
         tmp_path / "held_out.jsonl", [{"prompt": f"Other {n}", "chosen": "yes", "rejected": "n"} for n in (1, 2)]
     )

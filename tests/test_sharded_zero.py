@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
+from tests.training_runs import STEPS_OF_EIGHT
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,13 +33,7 @@ def run(folder: Path, *command: str, **variables: str) -> str:
 
 @pytest.mark.parametrize("stage", [2, 3])
 def test_zero_changes_nothing_but_rounding(tmp_path: Path, stage: int) -> None:
-    rows = [
-        {"prompt": f"Question {prompt}", "chosen": "yes" * (chosen + 1), "rejected": "no" * (rejected + 1)}
-        for prompt in range(6)
-        for chosen in range(2)
-        for rejected in range(3)
-    ]
-    write_rows(tmp_path / "pairs.jsonl", rows)
+    write_rows(tmp_path / "pairs.jsonl", STEPS_OF_EIGHT)
     save_tiny_policy(tmp_path / "policy")
     settings = (
         "policy.train_global_batch_size=8",

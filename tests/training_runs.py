@@ -27,6 +27,14 @@ HELD_OUT = [
 ]
 """Three prompts with three pairs each."""
 
+STEPS_OF_EIGHT = [
+    {"prompt": f"Question {prompt}", "chosen": "yes" * (chosen + 1), "rejected": "no" * (rejected + 1)}
+    for prompt in range(6)
+    for chosen in range(2)
+    for rejected in range(3)
+]
+"""36 pairs: four steps of 8 and one of 4, in which processes run dry."""
+
 USUAL = (
     "policy.train_global_batch_size=8",
     "policy.train_micro_batch_size=4",
