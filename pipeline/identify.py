@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -89,10 +90,15 @@ def question_of(
         prompt=prompt,
         tools=offered,
         digest=digest_of(prompt, offered, besides),
-        cluster=number_of(_plain_words(messages).encode()) if clusters else 0,
+        cluster=cluster_of(messages) if clusters else 0,
         asks_twice=asks_twice,
         text=_encode(messages[0]["content"]) if is_text else b"",
     )
+
+
+def cluster_of(messages: Sequence[Message]) -> int:
+    """Number a prompt so that those are equal which differ in case, punctuation and white space only."""
+    return number_of(_plain_words(messages).encode())
 
 
 def group_key(question: Question, *, agent: str | None, task: bytes) -> bytes:
@@ -174,7 +180,7 @@ def _encoded(text: str) -> bytes:
         return b"\0" + folded.encode()
 
 
-def _plain_words(messages: list[Message]) -> str:
+def _plain_words(messages: Sequence[Message]) -> str:
     """Fold what is no difference between two prompts of a split: case, punctuation and white space too."""
     text = "\n".join(message["content"] for message in messages)
     folded = _NOT_A_WORD.sub(" ", text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold().strip()

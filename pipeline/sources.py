@@ -76,7 +76,7 @@ def find_inputs(places: Iterable[Path]) -> Inputs:
     kept: list[tuple[Path, bool]] = []
     left_out: list[tuple[Path, str]] = []
     seen: set[str] = set()
-    for path in sorted(_expanded(places), key=os.path.normpath):  # nothing depends on how they are ordered
+    for path in sorted(expanded(places), key=os.path.normpath):  # nothing depends on how they are ordered
         place = str(path) if path == STDIN or as_url(path) else os.path.realpath(path)
         if place in seen:
             continue
@@ -97,7 +97,12 @@ def find_inputs(places: Iterable[Path]) -> Inputs:
     return Inputs(sources, left_out)
 
 
-def _expanded(places: Iterable[Path]) -> Iterator[Path]:
+def expanded(places: Iterable[Path], suffixes: tuple[str, ...] = ROLLOUT_SUFFIXES) -> Iterator[Path]:
+    """Give the files that folders and patterns stand for; of a folder, those with one of the suffixes.
+
+    Raises:
+        InputError: a folder or a pattern stands for none.
+    """
     for place in places:
         url = as_url(place)
         if place == STDIN:
@@ -105,9 +110,9 @@ def _expanded(places: Iterable[Path]) -> Iterator[Path]:
         elif url:
             yield from expand_url(url) if glob.has_magic(url) else [place]
         elif os.path.isdir(place):  # noqa: PTH112 (it never raises)
-            found = sorted(path for path in place.rglob("*") if path.name.endswith(ROLLOUT_SUFFIXES) and path.is_file())
+            found = sorted(path for path in place.rglob("*") if path.name.endswith(suffixes) and path.is_file())
             if not found:
-                raise InputError(f"{path_text(place)}: a folder without {', '.join(ROLLOUT_SUFFIXES)} files")
+                raise InputError(f"{path_text(place)}: a folder without {', '.join(suffixes)} files")
             yield from found
         elif not os.path.lexists(place) and glob.has_magic(str(place)):
             names = glob.glob(str(place), recursive=True)  # noqa: PTH207 (an absolute pattern too)

@@ -42,7 +42,8 @@ class Form:
     convert: Callable[[Row], Row | None]
     is_ranked: bool = False  # Preference rows come out
     keys: PairKeys = DEFAULT_KEYS  # for messages: what the row calls its parts
-    is_own: bool = True  # one that `dpo validate` knows
+    is_own: bool = True  # one that other tools read too
+    name: str = ""  # where the kind of the converted rows does not say it
 
 
 def kind_of(row: object, form: Form) -> Kind:

@@ -149,8 +149,17 @@ def _pair(row: object, form: Form | None, *, source: str, dataset: int) -> Prefe
             return None
     kind = None if form is None else kind_of(row, form)
     for pointer, got, expected in row_findings(row, kind):
-        raise LineError(f"{_in_words_of(form, pointer) or '(row)'}: got {got}, expected {expected}")
+        raise LineError(f"{in_words_of(form, pointer) or '(row)'}: got {got}, expected {expected}")
     assert isinstance(row, dict)
+    return pair_of(row, kind, source=source, dataset=dataset)
+
+
+def pair_of(row: dict[str, Any], kind: Kind | None, *, source: str, dataset: int = 0) -> PreferencePair:
+    """Make a pair of a row that fits the schema of its kind and has no tie.
+
+    Raises:
+        LineError: it is no pair for a reason that no schema tells.
+    """
     if kind is Kind.PREFERENCE:
         return _from_ranked(row, source, dataset)
     prompt = row["prompt"]
@@ -197,8 +206,8 @@ def _from_ranked(row: dict[str, Any], source: str, dataset: int) -> PreferencePa
     )
 
 
-def _in_words_of(form: Form | None, pointer: str) -> str:
-    """Name a key as the row does."""
+def in_words_of(form: Form | None, pointer: str) -> str:
+    """Name a key of a converted row as the row itself does; `pointer` is a JSON pointer."""
     head, slash, rest = pointer[1:].partition("/")
     if form is None or head not in DEFAULT_KEYS:
         return pointer

@@ -55,6 +55,18 @@ def packing(path: Path) -> str:
     return suffixes[-1] if suffixes else ""
 
 
+def is_read_by_lines(path: Path) -> bool:
+    """Tell JSONL from tables, folders and JSON arrays, whose rows have no lines.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    suffix = packing(path)
+    if suffix in (*WHOLE_FILES, ".csv") or os.path.isdir(path):  # noqa: PTH112 (never raises)
+        return False
+    return not (suffix == ".json" and _is_array(path))
+
+
 def _line_rows(path: Path, advance: Callable[[int], None]) -> Iterator[NumberedRow]:
     for line in read_lines(path, advance):
         try:

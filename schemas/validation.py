@@ -131,24 +131,32 @@ def detect_kind(row: object) -> Kind | None:
 
 Details = tuple[str, str, str]
 """JSON pointer, what was got, what was expected."""
+Validator = jsonschema_rs.Validator
+KNOWN_ROWS = "a rollout, a BinaryPreference row, a Preference row or a row for TRL"
 
 
 def row_findings(row: object, kind: Kind | None) -> Iterator[Details]:
     """Yield what is wrong with a decoded row."""
     if kind is None:
-        yield "", _shape(row), "a rollout, a BinaryPreference row, a Preference row or a row for TRL"
+        yield "", shape_of(row), KNOWN_ROWS
         return
     is_valid = True
-    for error in validator_of(kind).iter_errors(row):
+    for details in schema_findings(validator_of(kind), row):
         is_valid = False
-        pointer = "".join(f"/{_pointer_part(part)}" for part in error.instance_path)
-        yield pointer, _shape(error.instance), _expectation(error)
+        yield details
     if is_valid and kind is Kind.PREFERENCE:
-        yield from _rank_findings(row)
+        yield from rank_findings(row)
 
 
-def _rank_findings(row: Any) -> Iterator[Details]:
-    """Refuse a tie, which no JSON Schema can: nothing says which completion is preferred."""
+def schema_findings(validator: Validator, row: object) -> Iterator[Details]:
+    """Yield where a row misses a schema."""
+    for error in validator.iter_errors(row):
+        pointer = "".join(f"/{_pointer_part(part)}" for part in error.instance_path)
+        yield pointer, shape_of(error.instance), _expectation(error)
+
+
+def rank_findings(row: Any) -> Iterator[Details]:
+    """Refuse a tie in a valid Preference row, which no JSON Schema can: nothing says which completion is preferred."""
     first, second = (completion["rank"] for completion in row["completions"])
     if first == second:
         got = f"two completions of rank {bare_excerpt(json.dumps(first))}"
@@ -165,7 +173,7 @@ def _pointer_part(part: str | int) -> str:
     return bare_excerpt(str(part).replace("~", "~0").replace("/", "~1"))
 
 
-def _shape(value: object) -> str:
+def shape_of(value: object) -> str:
     """Describe a value so that a reader can find it: scalars as they are, the rest by kind and size."""
     if isinstance(value, dict):
         return f"an object with keys {bare_excerpt(', '.join(value))}" if value else "an empty object"

@@ -1,0 +1,134 @@
+"""Checking one row: against the schema of what it is, and against the rules on single rows."""
+
+import math
+import re
+from array import array
+from dataclasses import dataclass, field
+
+from pipeline.gate.finding import Problem
+from pipeline.gate.form import NO_FORM, RowForm, row_form
+from pipeline.gate.pair_rules import PAIR_CHECKS
+from pipeline.gate.rollout_rules import RolloutReader
+from pipeline.gate.rules import Rule
+from pipeline.gate.settings import GateSettings
+from pipeline.gate.statistics import Statistics
+from pipeline.gate.tokens import token_counter, too_long
+from pipeline.gate.user_schema import user_validator
+from pipeline.gate.view import view_of
+from schemas.forms import Form, kind_of
+from schemas.lines import LineError
+from schemas.preference import PreferencePair, in_words_of, pair_of
+from schemas.validation import KNOWN_ROWS, Kind, Validator, rank_findings, schema_findings, shape_of, validator_of
+
+COLUMNS = {
+    "line": "I",  # in the chunk, and once all chunks are there in the file
+    "prompt": "Q",  # equal for equal prompts; of rollouts, for those that answer the same question
+    "row": "Q",  # equal for equal rows; of pairs the last bit is the order of the sides
+    "reward": "d",  # of rollouts; NaN for pairs
+}
+"""What the rules across rows know of a row: 28 bytes."""
+
+_TOLD = re.compile(r"(?P<pointer>/\S*|\(row\)): got (?P<got>.*), expected (?P<expected>.*)", re.DOTALL)
+
+
+@dataclass
+class Gathered:
+    """What a chunk gave to the rules that look at more than one row."""
+
+    columns: "dict[str, array[int] | array[float]]" = field(
+        default_factory=lambda: {name: array(code) for name, code in COLUMNS.items()}
+    )
+    statistics: Statistics = field(default_factory=Statistics)
+
+    def append(self, line: int, prompt: int, row: int, reward: float) -> None:
+        """Add one row."""
+        for column, value in zip(self.columns.values(), (line, prompt, row, reward), strict=True):
+            column.append(value)  # type: ignore[arg-type]
+
+
+class Gate:
+    """The state of one process that checks rows."""
+
+    def __init__(self, settings: GateSettings) -> None:
+        """Read what the user named: a schema, a tokenizer.
+
+        Raises:
+            UsageError: one of them can't be used.
+        """
+        self.settings = settings
+        self.checks = [check for rule, check in PAIR_CHECKS.items() if settings.finds(rule)]
+        self.user_validator = user_validator(settings.schema) if settings.schema else None
+        self.count_tokens = token_counter(settings)
+        self.rollouts = RolloutReader(settings)
+        self._forms: dict[int, RowForm] = {}
+
+    def form_of(self, source: int, told_by: object) -> RowForm:
+        """Give the form of a file, told by the skeleton of one of its rows."""
+        if source not in self._forms:
+            self._forms[source] = row_form(told_by, self.settings) or NO_FORM
+        return self._forms[source]
+
+    def check(self, row: object, form: RowForm, *, content: bytes, line: int, gathered: Gathered) -> list[Problem]:
+        """Check a decoded row; `content` is its line, `line` the number in the chunk."""
+        if form.kind is None and self.user_validator is None:
+            return [Problem(Rule.UNKNOWN_FORM, "", shape_of(row), KNOWN_ROWS)]
+        if self.user_validator is not None:
+            problems = [Problem(Rule.SCHEMA, *details) for details in schema_findings(self.user_validator, row)]
+            if problems:
+                return problems
+        if form.kind is Kind.ROLLOUT:
+            return self._check_rollout(row, content=content, line=line, gathered=gathered)
+        if form.form is None:
+            return []  # of the user's own form, which no rule knows
+        return self._check_pair(row, form.form, num_bytes=len(content), line=line, gathered=gathered)
+
+    def _check_rollout(self, row: object, *, content: bytes, line: int, gathered: Gathered) -> list[Problem]:
+        validator = validator_of(Kind.ROLLOUT)
+        if not validator.is_valid(row):
+            return [] if self.user_validator else _missed(validator, row)
+        assert isinstance(row, dict)
+        return list(self.rollouts.problems(row, content, line=line, gathered=gathered))
+
+    def _check_pair(self, row: object, form: Form, *, num_bytes: int, line: int, gathered: Gathered) -> list[Problem]:
+        read = _read_pair(row, form)
+        if isinstance(read, list):
+            return [] if self.user_validator else read  # as the user wants it, though it is no pair
+        assert isinstance(row, dict)
+        view = view_of(row, read, num_bytes)
+        problems = [problem for check in self.checks for problem in check(view, self.settings)]
+        if self.count_tokens is not None:
+            problems += too_long(view, self.settings, self.count_tokens)
+        gathered.append(line, view.prompt_key, view.pair_key, math.nan)
+        gathered.statistics.add_pair(view, self.settings)
+        return problems
+
+
+def _read_pair(row: object, form: Form) -> PreferencePair | list[Problem]:
+    """Read a pair as `dpo train` does; what that refuses is a problem here."""
+    try:
+        converted = form.convert(row) if isinstance(row, dict) else row
+        if converted is None:
+            return [Problem(Rule.REWARD_TIE, "", "a row in which neither response is the better one", "a preference")]
+        kind = kind_of(converted, form)
+        validator = validator_of(kind)
+        if not validator.is_valid(converted):
+            return _missed(validator, converted, form)
+        assert isinstance(converted, dict)
+        if kind is Kind.PREFERENCE and (ties := list(rank_findings(converted))):
+            return [Problem(Rule.TIE, *details) for details in ties]
+        return pair_of(converted, kind, source="")
+    except LineError as error:
+        return [_told(str(error))]
+
+
+def _missed(validator: Validator, row: object, form: Form | None = None) -> list[Problem]:
+    found = schema_findings(validator, row)
+    return [Problem(Rule.SCHEMA, in_words_of(form, pointer), got, expected) for pointer, got, expected in found]
+
+
+def _told(error: str) -> Problem:
+    """Take an error of the reader of pairs to its parts."""
+    if match := _TOLD.fullmatch(error):
+        pointer = match["pointer"].replace("(row)", "")
+        return Problem(Rule.SCHEMA, pointer, match["got"], match["expected"])
+    return Problem(Rule.SCHEMA, "", error, "a preference pair")

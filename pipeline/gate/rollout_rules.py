@@ -1,0 +1,51 @@
+"""The rules on a single rollout: what `dpo collect-pairs` would leave out, and why."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pipeline.attrition import MEANING, RowDropped
+from pipeline.gate.finding import Problem
+from pipeline.gate.rules import Rule
+from pipeline.gate.settings import GateSettings
+from pipeline.gate.view import KEY_BYTES, key_of
+from pipeline.prompts import Prompts
+from pipeline.record import decode_record
+from pipeline.rollout import rollout_of
+from pipeline.settings import Format, Settings
+from schemas.terminal import bare_excerpt
+
+if TYPE_CHECKING:
+    from pipeline.gate.gate import Gathered
+
+COLLECTED = Settings(format=Format.TRL)
+"""As `collect-pairs` reads rollouts in the form that holds most of them: several turns, and tools."""
+KEY_MASK = (1 << 8 * KEY_BYTES) - 1
+
+
+class RolloutReader:
+    """Reads rollouts as `collect-pairs` does; remembers prompts."""
+
+    def __init__(self, settings: GateSettings) -> None:
+        """Start with nothing remembered."""
+        self._settings = settings
+        self._prompts = Prompts(keep_reasoning=True, clusters=False)
+
+    def problems(self, row: dict[str, Any], content: bytes, *, line: int, gathered: "Gathered") -> Iterator[Problem]:
+        """Yield what is wrong with a rollout that fits its schema; `content` is its line."""
+        reward = float(row["reward"])
+        limits = self._settings.limits
+        if self._settings.finds(Rule.REWARD_RANGE):
+            if limits.min_reward is not None and reward < limits.min_reward:
+                yield Problem(Rule.REWARD_RANGE, "/reward", f"{reward:g}", f"at least {limits.min_reward:g}")
+            if limits.max_reward is not None and reward > limits.max_reward:
+                yield Problem(Rule.REWARD_RANGE, "/reward", f"{reward:g}", f"at most {limits.max_reward:g}")
+        try:
+            rollout = rollout_of(decode_record(content), content, COLLECTED, prompts=self._prompts)
+        except RowDropped as drop:
+            if self._settings.finds(Rule.UNUSABLE_ROLLOUT):
+                detail = f" ({bare_excerpt(drop.detail)})" if drop.detail else ""
+                yield Problem(Rule.UNUSABLE_ROLLOUT, "", f"{drop.reason}{detail}: {MEANING[drop.reason]}", "a rollout")
+            return
+        same = rollout.sample_number & KEY_MASK if rollout.is_named else key_of(content)
+        gathered.append(line, int.from_bytes(rollout.group[:KEY_BYTES]), same, rollout.reward)
+        gathered.statistics.add_rollout(rollout, row, self._settings)
