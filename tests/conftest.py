@@ -13,8 +13,10 @@ from hypothesis import settings
 # The models of the tests are so small that a second thread only waits; on a busy machine it waits for long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# A shell starts what runs in the background with Ctrl-C ignored, and children inherit that; the tests send it.
+# A shell starts what runs in the background with Ctrl-C ignored, nohup with SIGHUP, and children inherit that; the
+# tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("dpo", deadline=None)

@@ -34,6 +34,7 @@ Strikes = Callable[[int], object]
 EVENTS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree", "os.chmod")
 SAVES = ("checkpointing.save_period=2", "checkpointing.keep_states=null", "reference.cache_dir=null")
 CAPABILITIES_VERSION = 0x20080522
+IDLE_SECONDS = 0.5
 
 
 @dataclass
@@ -68,6 +69,17 @@ class Child:
         while text not in self.told:
             assert time.monotonic() < give_up, self.told
             time.sleep(0.01)
+
+    def until_it_waits(self, within: float = 60) -> None:
+        """Wait until its main thread sleeps and it has used no time of a processor for a while."""
+        give_up, used, since = time.monotonic() + within, "", time.monotonic()
+        while time.monotonic() - since < IDLE_SECONDS:
+            state, *rest = Path(f"/proc/{self.number}/stat").read_text().rpartition(") ")[2].split()
+            now = " ".join(rest[10:12])  # utime and stime of all its threads
+            if now != used or state != "S":
+                used, since = now, time.monotonic()
+            assert time.monotonic() < give_up, self.told
+            time.sleep(0.02)
 
     def hang_up(self) -> None:
         """Read no longer what it says, so that it can't write it."""

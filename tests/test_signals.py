@@ -155,7 +155,7 @@ def test_a_second_signal_ends_what_waits_for_another_process(folder: Path, place
     strikes = lambda rank: place(signalled(signal.SIGSTOP)) if rank == 1 else None  # noqa: E731
     first, second = start_many(2, folder, *LONG, name="waits", strikes=strikes)
     os.waitid(os.P_PID, second.number, os.WSTOPPED)
-    time.sleep(0.5)  # the first has come to a collective then
+    first.until_it_waits()  # in a collective
     first.send(signal.SIGUSR1)
     time.sleep(1.1)
     first.send(signal.SIGTERM)
