@@ -16,6 +16,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, TypeVar
 
 from schemas.errors import DpoError
@@ -24,6 +25,8 @@ Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 TASKS_AHEAD = 3  # for each process: enough that none waits, few enough that memory stays flat
+
+ENDS_ALONE_SECONDS = 1.0
 
 DEAD = (
     "a worker process died (killed, or out of memory?) or could not start; nothing was written; "
@@ -131,7 +134,13 @@ def _end_together(pool: ProcessPoolExecutor, processes: list[BaseProcess]) -> No
         return  # their work is done
     for process in processes:
         process.kill()
-    pool._result_queue._writer.close()  # type: ignore[attr-defined]
+    reader: threading.Thread | None = pool._executor_manager_thread  # type: ignore[assignment]
+    if reader is None:
+        return  # the pool was shut down
+    reader.join(ENDS_ALONE_SECONDS)
+    if reader.is_alive():  # with half of a result; who closes the pool waits for it, so the pipe is still open
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), pool._result_queue._writer.fileno())  # type: ignore[attr-defined]
 
 
 def _result(future: "Future[Result]") -> Result:

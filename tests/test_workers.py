@@ -368,3 +368,12 @@ def test_a_worker_that_is_killed_while_it_sends_leaves_nobody_waiting(delay):
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.startswith("a worker process died")
+
+
+def test_processes_that_end_at_once_are_told_and_can_be_stopped():
+    """Many times, since two threads have to do with the same pipe then."""
+    for _ in range(5):
+        workers = Workers(2, os._exit, 3)
+        with pytest.raises(DpoError, match="a worker process died"):
+            list(workers.run(max, range(10)))
+        workers.stop()
