@@ -1,7 +1,7 @@
 """The `dpo` command: parses, calls one function of a stage, prints.
 
-The commands of the data half lie in pipeline/commands.py, those of the trainer in trainer/commands.py and
-trainer/export_command.py.
+The commands of the data half lie in pipeline/commands.py and pipeline/gate/command.py, those of the trainer in
+trainer/commands.py and trainer/export_command.py.
 
 Data and JSON go to stdout, everything for people to stderr. Each command imports its stage when it runs, so that
 `dpo --help` starts fast and no command but `train` and `export` ever imports torch.
@@ -9,29 +9,25 @@ Data and JSON go to stdout, everything for people to stderr. Each command import
 
 import contextlib
 import itertools
-import json
 import os
 import signal
 import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from pipeline.commands import AsJson, collect_pairs_command, inspect_command
-from schemas.errors import EXIT_INTERNAL, EXIT_STOPPED, DpoError, InputError, UsageError
+from pipeline.commands import collect_pairs_command, inspect_command
+from pipeline.gate.command import validate_command
+from schemas.errors import EXIT_INTERNAL, EXIT_STOPPED, DpoError, UsageError
 from trainer.cluster_command import cluster_command
 from trainer.commands import config_app, train_command
 from trainer.export_command import export_command
 
-if TYPE_CHECKING:
-    from schemas.validation import FileReport
-
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
-MAX_FINDINGS = 20
 
 Schema = Literal["rollout", "binary", "preference", "trl", "train-config"]
 SCHEMAS: dict[Schema, str] = {"binary": "binary_preference", "train-config": "train_config"}
@@ -49,6 +45,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command; turn each error into a message on stderr and the documented exit code."""
+    _open_stderr()
     begins_again = _begins_again(sys.argv[1:])
     for number in (signal.SIGTERM, signal.SIGHUP, *([signal.SIGUSR1] if begins_again else [])):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
@@ -81,6 +78,12 @@ def main() -> None:
         _fail(f"this is a fault of dpo {version('dpo')}; please report it with the lines above", EXIT_INTERNAL)
 
 
+def _open_stderr() -> None:
+    """Let what is told go nowhere if stderr was closed (`2>&-`); Python has None in its place then."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until the end)
+
+
 def _begins_again(arguments: list[str]) -> bool:
     """Say whether this is a training that goes on where it was when it is started again."""
     told = {f"{one}={other}" for one, other in itertools.pairwise(arguments)} | {*arguments}
@@ -98,12 +101,12 @@ def _leave_to_begin_again(*_: object) -> None:
 
 
 def _fail(message: str, exit_code: int) -> None:
-    from schemas.terminal import STDERR, printable
+    from schemas.terminal import STDERR, harmless
 
     rank = os.environ.get("RANK", "0")
     kind = "stopped" if exit_code == EXIT_STOPPED else "error"
     prefix = f"dpo: {kind}: " if rank == "0" else f"dpo: {kind} (rank {rank}): "
-    text = prefix + "\n".join(map(printable, message.split("\n")))
+    text = prefix + "\n".join(map(harmless, message.split("\n")))
     print(f"{text}\n", end="", file=STDERR)  # at once: other processes write there too
     sys.exit(exit_code)
 
@@ -142,50 +145,7 @@ def _dpo(
 
 app.command("collect-pairs")(collect_pairs_command)
 app.command("inspect")(inspect_command)
-
-
-@app.command("validate")
-def validate_command(
-    files: Annotated[
-        list[Path],
-        typer.Argument(help="Files of rollouts or preference pairs (JSONL, .gz, .zst, .parquet).", show_default=False),
-    ],
-    max_findings: Annotated[
-        int, typer.Option(min=1, help="Findings to show for each file; all are counted.")
-    ] = MAX_FINDINGS,
-    kind: Annotated[
-        Literal["rollout", "binary_preference", "preference", "trl"] | None,
-        typer.Option(help="What the files must be.", show_default="told by the first row"),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check each row of the files against the schema of what the file is.
-
-    Tells rollouts, BinaryPreference, Preference and TRL files by their keys; exits with 1 on any finding.
-    Example: dpo validate dpo_train.jsonl
-    """
-    from schemas.terminal import progress
-    from schemas.validation import Kind, validate_file
-
-    wanted = None if kind is None else Kind(kind)
-    reports, unreadable = [], []
-    with progress("checking", total=_total_bytes(files), unit="bytes") as advance:
-        for path in files:
-            try:
-                reports.append(validate_file(path, kind=wanted, max_findings=max_findings, advance=advance))
-            except InputError as error:
-                unreadable.append(str(error))
-    if as_json:
-        typer.echo(json.dumps({"files": [report.as_dict() for report in reports]}))
-    else:
-        for report in reports:
-            _print_report(report)
-    if unreadable:
-        raise InputError("; ".join(unreadable))
-    if any(report.num_findings for report in reports):
-        raise typer.Exit(1)
-
-
+app.command("validate")(validate_command)
 app.command("train")(train_command)
 app.command("cluster")(cluster_command)
 app.command("export")(export_command)
@@ -205,23 +165,6 @@ def schema_command(
 
 
 app.add_typer(config_app)
-
-
-def _total_bytes(paths: list[Path]) -> int:
-    return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))  # noqa: PTH113, PTH202 (they never raise)
-
-
-def _print_report(report: "FileReport") -> None:
-    from schemas.terminal import counted, printable, stderr_console
-
-    console = stderr_console()
-    for finding in report.findings:
-        console.print(printable(str(finding)), soft_wrap=True)
-    if hidden := report.num_findings - len(report.findings):
-        console.print(f"… and {hidden:,} more findings (--max-findings shows more)")
-    kind = report.kind or "unknown kind"
-    verdict = f"{report.invalid_rows:,} of them invalid" if report.num_findings else "all valid"
-    console.print(f"{report.path}: {counted(report.rows, 'row')} of {kind}, {verdict}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -163,9 +163,14 @@ def response_number(text: str) -> int:
 
     A run of white space is one space, as in "1 2", which is not "12".
     """
-    letters = _encoded(text).translate(TO_SPACES)
-    letters = b" ".join(letters.split()) if b"  " in letters else letters.strip()
+    letters = comparable(text)
     return crc32(letters) << 31 | len(letters) % (1 << 31)
+
+
+def comparable(text: str) -> bytes:
+    """Give a text without what doesn't matter: how much white space there is, and which of Unicode's forms it has."""
+    letters = _encoded(text).translate(TO_SPACES)
+    return b" ".join(letters.split()) if b"  " in letters else letters.strip()
 
 
 def _encoded(text: str) -> bytes:

@@ -5,7 +5,7 @@ is still to be checked against its schema.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from schemas.lines import LineError
@@ -17,10 +17,6 @@ Row = dict[str, Any]
 ASSISTANT_MARK = "\n\nAssistant:"
 """What stands before each answer in dialogues that are one text (Anthropic's hh-rlhf)."""
 USUAL_PROMPT_KEYS = ("question", "instruction", "query", "problem", "input", "user")
-
-
-class AmbiguousError(LineError):
-    """A row fits its schema, so that `dpo validate` has nothing to say, and still may mean this or that."""
 
 
 class PairKeys(NamedTuple):
@@ -42,7 +38,7 @@ class Form:
     convert: Callable[[Row], Row | None]
     is_ranked: bool = False  # Preference rows come out
     keys: PairKeys = DEFAULT_KEYS  # for messages: what the row calls its parts
-    is_own: bool = True  # one that other tools read too
+    is_told_by_keys: bool = True  # else only its data set's name tells it
     name: str = ""  # where the kind of the converted rows does not say it
 
 
@@ -50,8 +46,7 @@ def kind_of(row: object, form: Form) -> Kind:
     """Say which schema a converted row is held to."""
     if form.is_ranked:
         return Kind.PREFERENCE
-    sides = (row.get("chosen"), row.get("rejected")) if isinstance(row, dict) else ()
-    return Kind.TRL if any(isinstance(side, list) for side in sides) else Kind.BINARY_PREFERENCE
+    return Kind.TRL if isinstance(row, dict) and _has_messages(row) else Kind.BINARY_PREFERENCE
 
 
 def named_form(name: str, keys: PairKeys) -> Form | None:
@@ -90,7 +85,7 @@ def binary_form(keys: PairKeys) -> Form:
     """Give the form of BinaryPreference rows whose keys are called so."""
     if keys == DEFAULT_KEYS:
         return BINARY
-    return Form(lambda row: _as_binary(_renamed(row, keys)), keys=keys, is_own=False)
+    return Form(lambda row: _as_binary(_renamed(row, keys)), keys=keys)
 
 
 def _renamed(row: Row, keys: PairKeys) -> Row:
@@ -104,15 +99,19 @@ def _renamed(row: Row, keys: PairKeys) -> Row:
 
 def _as_binary(row: Row) -> Row:
     """Bring prompt and sides to one shape: texts, or messages where one of the sides has messages."""
-    prompt, sides = row.get("prompt"), {side: row.get(side) for side in ("chosen", "rejected")}
-    if not any(isinstance(side, list) for side in sides.values()):
+    if not _has_messages(row):
         return row
+    prompt, sides = row.get("prompt"), {side: row.get(side) for side in ("chosen", "rejected")}
     if all(_is_whole_conversation(side) for side in sides.values()):
         return _with_prompt_told(row)
     if isinstance(prompt, str):
         row = row | {"prompt": [{"role": "user", "content": prompt}]}
     texts = {side: [{"role": "assistant", "content": text}] for side, text in sides.items() if isinstance(text, str)}
     return row | texts
+
+
+def _has_messages(row: Row) -> bool:
+    return isinstance(row.get("chosen"), list) or isinstance(row.get("rejected"), list)
 
 
 def _with_prompt_told(row: Row) -> Row:
@@ -124,7 +123,7 @@ def _with_prompt_told(row: Row) -> Row:
     split = _split_conversations(**sides)
     contents = [message.get("content") for message in split["prompt"] if isinstance(message, dict)]
     if not any(isinstance(content, str) and prompt.strip() == content.strip() for content in contents):
-        raise AmbiguousError(
+        raise LineError(
             f"/prompt: got {excerpt(prompt)}, which is none of the messages that both sides begin with; take the key "
             "out, or the prompt's messages out of both sides"
         )
@@ -222,7 +221,7 @@ def _from_tulu3(row: Row) -> Row:
 
 BINARY = Form(_as_binary)
 RANKED = Form(_as_ranked, is_ranked=True)
-OLD_NEMO_RL = binary_form(OLD_KEYS)
-IMPLICIT = Form(_without_prompt, is_own=False)
-HELPSTEER3 = Form(_from_helpsteer3, keys=PairKeys("context"), is_own=False)
-TULU3 = Form(_from_tulu3, is_own=False)
+OLD_NEMO_RL = replace(binary_form(OLD_KEYS), name="BinaryPreference of NeMo RL 0.3")
+IMPLICIT = Form(_without_prompt, name="pairs with the prompt in both sides")
+HELPSTEER3 = Form(_from_helpsteer3, keys=PairKeys("context"), name="HelpSteer3")
+TULU3 = Form(_from_tulu3, is_told_by_keys=False, name="Tulu3Preference")

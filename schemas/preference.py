@@ -1,7 +1,7 @@
 """The preference pair, and how it is read from and written to files: the contract between the two halves."""
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -10,7 +10,7 @@ import msgspec
 
 from schemas.atomic import atomic_writer
 from schemas.errors import DpoError, InputError
-from schemas.forms import DEFAULT_KEYS, AmbiguousError, Form, PairKeys, form_of, kind_of
+from schemas.forms import DEFAULT_KEYS, Form, PairKeys, form_of, kind_of
 from schemas.lines import LineError, decode_strict
 from schemas.rows import NumberedRow, read_rows
 from schemas.terminal import bare_excerpt, path_text
@@ -91,7 +91,7 @@ def pairs_of_rows(
         InputError: the rows can't be read, or a row is no preference pair; the first is named.
         DpoError: there are no rows, or ties alone.
     """
-    first_problem, is_seen = "", True  # by dpo validate
+    first_problem = ""
     num_pairs = num_bad_rows = num_ties = 0
     for number, row in rows:
         try:
@@ -103,7 +103,6 @@ def pairs_of_rows(
             pair = _pair(row, form, source=f"{shown}:{number}", dataset=dataset)
         except LineError as error:
             num_bad_rows += 1
-            is_seen = is_seen and not isinstance(error, AmbiguousError)
             first_problem = first_problem or f"{shown}:{number}: {error}"
         else:
             if pair is None:
@@ -114,14 +113,20 @@ def pairs_of_rows(
                 yield pair
     num_rows = num_bad_rows + num_pairs + num_ties
     if num_bad_rows:
-        can_validate = is_file and is_seen and (form is None or form.is_own)
-        remedy = f", see each with: dpo validate {shown}" if can_validate else ""
+        can_validate = is_file and (form is None or form.is_told_by_keys)
+        remedy = f", see each with: dpo validate {shown}{_options(keys)}" if can_validate else ""
         raise InputError(f"{first_problem}; {num_bad_rows} of {num_rows} rows are no preference pairs{remedy}")
     if not num_rows:
         remedy = f"; make pairs with: dpo collect-pairs ROLLOUTS -o {shown}" if is_file else ""
         raise DpoError(f"{shown}: has no rows{remedy}")
     if not num_pairs:
         raise DpoError(f"{shown}: no pairs: in all {num_rows:,} rows neither response is the better one")
+
+
+def _options(keys: PairKeys) -> str:
+    """Tell `dpo validate` what the keys are called."""
+    named = zip(DEFAULT_KEYS, keys, strict=True)
+    return "".join(f" --{ours}-key {bare_excerpt(key)}" for ours, key in named if key != ours)
 
 
 def is_policys(message: Message) -> bool:
@@ -164,7 +169,7 @@ def pair_of(row: dict[str, Any], kind: Kind | None, *, source: str, dataset: int
         return _from_ranked(row, source, dataset)
     prompt = row["prompt"]
     return PreferencePair(
-        prompt=(Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt),
+        prompt=({"role": "user", "content": prompt},) if isinstance(prompt, str) else tuple(prompt),
         chosen=_completion(row["chosen"]),
         rejected=_completion(row["rejected"]),
         source=source,
@@ -173,9 +178,9 @@ def pair_of(row: dict[str, Any], kind: Kind | None, *, source: str, dataset: int
         chosen_truncated=row.get("chosen_truncated") or False,
         rejected_truncated=row.get("rejected_truncated") or False,
         tools=_tools(row.get("tools")),
-        prompt_token_ids=_prompt_token_ids(row, [row.get("chosen_token_ids"), row.get("rejected_token_ids")]),
-        chosen_sampled=_sampled(row, "/chosen_token_ids", "/chosen_loss_mask"),
-        rejected_sampled=_sampled(row, "/rejected_token_ids", "/rejected_loss_mask"),
+        prompt_token_ids=_prompt_token_ids(row, row.get("chosen_token_ids"), row.get("rejected_token_ids")),
+        chosen_sampled=_sampled(row, "chosen_token_ids", "chosen_loss_mask"),
+        rejected_sampled=_sampled(row, "rejected_token_ids", "rejected_loss_mask"),
         environment=_environment(row),
         dataset=dataset,
     )
@@ -185,8 +190,7 @@ def _from_ranked(row: dict[str, Any], source: str, dataset: int) -> PreferencePa
     places = sorted((0, 1), key=lambda place: row["completions"][place]["rank"])
     better, worse = (row["completions"][place] for place in places)
     chosen_sampled, rejected_sampled = (
-        _sampled(row["completions"][place], "/token_ids", "/loss_mask", where=f"/completions/{place}")
-        for place in places
+        _sampled(row["completions"][place], "token_ids", "loss_mask", where=f"/completions/{place}") for place in places
     )
     return PreferencePair(
         prompt=tuple(row["context"]),
@@ -198,7 +202,7 @@ def _from_ranked(row: dict[str, Any], source: str, dataset: int) -> PreferencePa
         chosen_truncated=better.get("truncated") or False,
         rejected_truncated=worse.get("truncated") or False,
         tools=_tools(row.get("tools")),
-        prompt_token_ids=_prompt_token_ids(row, [better.get("token_ids"), worse.get("token_ids")]),
+        prompt_token_ids=_prompt_token_ids(row, better.get("token_ids"), worse.get("token_ids")),
         chosen_sampled=chosen_sampled,
         rejected_sampled=rejected_sampled,
         environment=_environment(row),
@@ -216,7 +220,7 @@ def in_words_of(form: Form | None, pointer: str) -> str:
 
 def _completion(completion: str | list[Message]) -> tuple[Message, ...]:
     if isinstance(completion, str):
-        return (Message(role="assistant", content=completion),)
+        return ({"role": "assistant", "content": completion},)
     if not any(message["role"] == "assistant" for message in completion):
         roles = bare_excerpt(", ".join(message["role"] for message in completion))
         raise LineError(f"a completion of roles {roles}: no message of the assistant, so nothing to train on")
@@ -242,10 +246,10 @@ def _tools(tools: object) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
-def _prompt_token_ids(row: dict[str, Any], sampled: Sequence[object]) -> PackedIds | None:
+def _prompt_token_ids(row: dict[str, Any], first: object, second: object) -> PackedIds | None:
     value = row.get("prompt_token_ids")
     if value is None:
-        if any(ids is not None for ids in sampled):
+        if first is not None or second is not None:
             raise LineError("/prompt_token_ids: got none, expected the prompt's, since a response has token ids")
         return None
     if not value:
@@ -254,18 +258,18 @@ def _prompt_token_ids(row: dict[str, Any], sampled: Sequence[object]) -> PackedI
 
 
 def _sampled(holder: dict[str, Any], ids_key: str, mask_key: str, *, where: str = "") -> SampledTokens | None:
-    ids, mask = holder.get(ids_key[1:]), holder.get(mask_key[1:])
+    ids, mask = holder.get(ids_key), holder.get(mask_key)
     if ids is None:
         if mask is not None:
-            raise LineError(f"{where}{mask_key}: got a loss mask, expected {ids_key[1:]} beside it")
+            raise LineError(f"{where}/{mask_key}: got a loss mask, expected {ids_key} beside it")
         return None
-    tokens = _integers(ids, where + ids_key, "token ids")
+    tokens = _integers(ids, f"{where}/{ids_key}", "token ids")
     if mask is None:
         return SampledTokens(tokens)
-    bits = _integers(mask, where + mask_key, "0 or 1 for each token")
+    bits = _integers(mask, f"{where}/{mask_key}", "0 or 1 for each token")
     if len(bits) != len(tokens) or not set(bits) <= {0, 1}:
         got = f"{len(bits)} numbers from {min(bits, default=0)} to {max(bits, default=0)}"
-        raise LineError(f"{where}{mask_key}: got {got}, expected 0 or 1 for each of {len(tokens)} tokens")
+        raise LineError(f"{where}/{mask_key}: got {got}, expected 0 or 1 for each of {len(tokens)} tokens")
     return SampledTokens(tokens, None if all(bits) else bits)
 
 

@@ -6,6 +6,7 @@ Data and machine-readable output belong to stdout; what these functions make goe
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 import unicodedata
@@ -19,6 +20,7 @@ from rich.console import Console
 from schemas.secrets import without_logins
 
 MAX_EXCERPT = 60
+CI_COMMAND = re.compile(r"##(?=\w*\[)")
 MAX_LOOKED_AT = 2000
 READER_HAS_GONE = (errno.EPIPE, errno.EIO)
 """Of stderr: `tee` was ended, or the terminal was closed."""
@@ -84,6 +86,11 @@ def printable(text: str) -> str:
     )
 
 
+def harmless(text: str) -> str:
+    """Escape what a terminal or a CI service would obey inside a line: also `##[error]` and its like."""
+    return CI_COMMAND.sub(r"#\\x23", printable(text))
+
+
 def one_line(error: BaseException) -> str:
     """Show what another library's error says on one line, or else its kind."""
     return printable(" ".join(str(error).split())) or type(error).__name__
@@ -124,7 +131,8 @@ def bare_excerpt(text: str) -> str:
 @contextmanager
 def progress(description: str, *, total: int | None, unit: str, shown: bool = True) -> Iterator[Advance]:
     """Show a progress bar on stderr while the block runs; nothing where stderr is not a terminal."""
-    if not (shown and sys.stderr.isatty()):
+    keeps_all = "PRE_COMMIT" in os.environ  # what was drawn and taken away again too
+    if not shown or keeps_all or not sys.stderr.isatty():
         yield lambda amount, rows=0: None
         return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn

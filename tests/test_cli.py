@@ -72,7 +72,7 @@ def snapshot(folder):
         ("inspect good.jsonl --workers 0", MISUSE, "--workers"),
         ("inspect good.jsonl --threshold nan", MISUSE, "expected numbers, got nan"),
         ("inspect good.jsonl --reward-field +", MISUSE, "--reward-field +: expected a field"),
-        ("validate", MISUSE, "Missing argument"),
+        ("validate", MISUSE, "no files; name rollouts or preference pairs"),
         ("validate pairs.jsonl --max-findings 0", MISUSE, "--max-findings"),
         # the rollouts would be gone
         ("collect-pairs good.jsonl -o good.jsonl", MISUSE, "good.jsonl"),
@@ -88,7 +88,7 @@ def snapshot(folder):
         ("collect-pairs file\x1b[31m", UNREADABLE, r"file\x1b[31m: no"),
         ("collect-pairs fi\nle", UNREADABLE, "no such file"),
         ("validate absent.jsonl", UNREADABLE, "absent.jsonl: no such file"),
-        ("validate folder", UNREADABLE, "folder: is a directory; name a file in it"),
+        ("validate folder", UNREADABLE, "folder: a folder without .jsonl, .jsonl.gz, .jsonl.zst, .parquet files"),
         ("validate " + "a" * 300, UNREADABLE, "aaa"),
     ],
     ids=lambda value: ascii(value)[:60],
@@ -136,9 +136,13 @@ def test_a_collection_that_fails_ends_with_one_line_and_leaves_nothing(dpo, file
     [
         ("pairs.jsonl", 0, "pairs.jsonl: 1 row of binary_preference, all valid"),
         ("good.jsonl", 0, "good.jsonl: 2 rows of rollout, all valid"),
-        ("bad_pairs.jsonl", FAILED, "bad_pairs.jsonl:2: /chosen: got an empty string, expected a length of at least 1"),
-        ("malformed.jsonl", FAILED, "malformed.jsonl:1: (row): got no valid JSON"),
-        ("empty.jsonl", FAILED, "empty.jsonl: (row): got an empty file, expected at least one row"),
+        (
+            "bad_pairs.jsonl",
+            FAILED,
+            "bad_pairs.jsonl:2: error: schema: /chosen: got an empty string, expected a length of at least 1",
+        ),
+        ("malformed.jsonl", FAILED, "malformed.jsonl:2:1: error: malformed-json: got '<PLACEHOLDER ROW>', expected "),
+        ("empty.jsonl", FAILED, "empty.jsonl: error: empty-file: got an empty file, expected at least one row"),
     ],
 )
 def test_validate_says_what_it_found_on_stderr(dpo, files, name, exit_code, message):
@@ -153,12 +157,16 @@ def test_validate_looks_at_all_files_and_tells_how_many_findings_are_hidden(dpo,
     write_jsonl(files / "many.jsonl", [{**PAIR, "chosen": ""}] * 5)
     run = dpo("validate", "many.jsonl", "pairs.jsonl", "--max-findings", "2")
     assert run.returncode == FAILED
-    assert run.stderr.split("\n") == [
-        "many.jsonl:1: /chosen: got an empty string, expected a length of at least 1",
-        "many.jsonl:2: /chosen: got an empty string, expected a length of at least 1",
-        "… and 3 more findings (--max-findings shows more)",
-        "many.jsonl: 5 rows of binary_preference, 5 of them invalid",
+    lines = run.stderr.split("\n")
+    assert lines[:3] == [
+        "many.jsonl:1: error: schema: /chosen: got an empty string, expected a length of at least 1",
+        "many.jsonl:2: error: schema: /chosen: got an empty string, expected a length of at least 1",
+        "… and 3 more findings in many.jsonl (--max-findings shows more)",
+    ]
+    assert lines[-4:] == [
+        "many.jsonl: 5 rows of binary_preference, 5 invalid",
         "pairs.jsonl: 1 row of binary_preference, all valid",
+        "failed: 5 errors",
         "",
     ]
 
@@ -168,6 +176,7 @@ def test_validate_checks_the_others_where_a_file_is_missing(dpo, files):
     assert run.returncode == UNREADABLE
     assert run.stderr.split("\n") == [
         "pairs.jsonl: 1 row of binary_preference, all valid",
+        "incomplete: nothing found",
         "dpo: error: absent.jsonl: no such file",
         "",
     ]
@@ -177,7 +186,7 @@ def test_validate_can_require_a_kind(dpo, files):
     assert dpo("validate", "pairs.jsonl", "--kind", "binary_preference").returncode == 0
     run = dpo("validate", "good.jsonl", "--kind", "binary_preference")
     assert run.returncode == FAILED
-    assert "good.jsonl:1: (row): got an object with keys" in run.stderr
+    assert "good.jsonl:1: error: schema: got an object with keys" in run.stderr
     assert dpo("validate", "pairs.jsonl", "--kind", "poem").returncode == MISUSE
 
 
@@ -270,11 +279,17 @@ def test_collect_json_without_pairs_names_no_output(dpo, files):
 def test_validate_json_is_alone_on_stdout(dpo, files):
     run = dpo("validate", "pairs.jsonl", "bad_pairs.jsonl", "malformed.jsonl", "--json")
     assert (run.returncode, run.stderr) == (FAILED, "")
-    reports = json.loads(run.stdout)["files"]
-    assert [(report["path"], report["num_findings"]) for report in reports] == [
+    report = json.loads(run.stdout)
+    assert [(file["path"], file["errors"]) for file in report["files"]] == [
         ("pairs.jsonl", 0),
         ("bad_pairs.jsonl", 1),
         ("malformed.jsonl", 2),
+    ]
+    assert [(finding["path"], finding["line"], finding["rule"]) for finding in report["findings"]] == [
+        ("malformed.jsonl", 1, "malformed-json"),
+        ("malformed.jsonl", 2, "malformed-json"),
+        ("bad_pairs.jsonl", 2, "schema"),
+        ("bad_pairs.jsonl", 1, "duplicate-row"),  # of the row in pairs.jsonl
     ]
 
 
@@ -425,7 +440,9 @@ def test_a_file_of_any_name_is_read_and_its_name_shown_harmlessly(dpo, files, na
     assert "\u202e" not in run.stderr
     checked = dpo("validate", name)
     assert checked.returncode == FAILED
-    assert len(checked.stderr.rstrip("\n").split("\n")) == 2  # one finding, one verdict
+    assert not {"\x1b", "\u202e"} & set(checked.stderr)
+    shown = [line for line in checked.stderr.split("\n") if ".jsonl:" in line]
+    assert len(shown) == 2  # one finding, and what the file holds; each on one line
 
 
 def test_a_file_name_that_is_no_utf_8_is_read(dpo, files):

@@ -16,7 +16,7 @@ from pipeline.reasoning import ReasoningPolicy
 from pipeline.settings import DuplicateKeys, Format, Settings, Strategy
 from schemas.errors import InputError
 from schemas.preference import read_pairs
-from schemas.validation import validate_file
+from tests.gate_runs import checked, errors
 
 
 def said(text):
@@ -48,7 +48,7 @@ def collect(tmp_path, write_jsonl):
             assert not output.exists()
             return collection.attrition, []
         if Settings(**settings).format is Format.BINARY:
-            assert validate_file(output, max_findings=5).findings == ()
+            assert errors(checked(output)) == []
             assert len(read_pairs(output)) == collection.attrition.pairs
         return collection.attrition, [json.loads(line) for line in output.read_bytes().splitlines()]
 

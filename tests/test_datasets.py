@@ -17,7 +17,7 @@ from schemas.errors import DpoError, InputError, UsageError
 from schemas.forms import DEFAULT_KEYS, PairKeys, named_form
 from schemas.preference import pairs_of_rows
 from schemas.rows import read_rows
-from schemas.validation import validate_file
+from tests.gate_runs import checked
 from trainer.config.data import HUB_SETS, NAMED_SETS, DatasetSection, TrainDatasetSection
 from trainer.config.sections import TrainConfig
 from trainer.data.sources import Account, Origin, check_dataset, iter_dataset, origin_of
@@ -144,7 +144,7 @@ def test_a_prompt_that_stands_in_both_sides_too_is_taken_off_once():
     assert [len(part) for part in parts(pair)] == [1, 4, 4]
     with pytest.raises(
         InputError,
-        match=r"set:1: /prompt: got 'other', which is none of the messages that both .* no preference pairs$",
+        match=r"set:1: /prompt: got 'other', which is none of the messages .* see each with: dpo validate set$",
     ):
         pairs_of({"prompt": "other", **whole})
 
@@ -158,7 +158,9 @@ def test_keys_may_be_called_otherwise():
         assert pair.chosen_reward == 1.0
     with pytest.raises(InputError, match=r"set:1: \(row\): got an object with keys prompt, .*expected a key question"):
         pairs_of(ROW, keys=keys)
-    with pytest.raises(InputError, match=r"set:2: /good: got 1, expected string; 1 of 2 rows are no preference pairs$"):
+    options = "--prompt-key question --chosen-key good --rejected-key bad"
+    message = r"set:2: /good: got 1, expected string; 1 of 2 rows are no preference pairs, see each with: dpo validate"
+    with pytest.raises(InputError, match=f"{message} set {options}$"):
         pairs_of(row, {**row, "good": 1}, keys=keys)
 
 
@@ -541,5 +543,5 @@ def test_the_mixture_of_the_docs_is_a_configuration():
 @pytest.mark.parametrize("name", ["array.json", "pairs.parquet", "file.arrow", "saved"])
 def test_each_packing_can_be_validated(tmp_path, name):
     WRITERS[name](tmp_path / name, ROWS)
-    report = validate_file(tmp_path / name, max_findings=9)
-    assert (report.kind, report.rows, report.num_findings) == ("binary_preference", 3, 0)
+    report = checked(tmp_path / name)
+    assert [(file.form, file.rows, file.invalid_rows) for file in report.files] == [("binary_preference", 3, 0)]

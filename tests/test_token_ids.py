@@ -15,7 +15,7 @@ from pipeline.intake import Machinery
 from pipeline.manifest import manifest_path
 from pipeline.reasoning import ReasoningPolicy
 from pipeline.settings import DuplicateKeys, Format, Settings
-from schemas.validation import validate_file
+from tests.gate_runs import checked, errors
 
 ALONE = Machinery(num_workers=1)
 ROLLOUTS = os.environ.get("GYM_ROLLOUTS")
@@ -77,7 +77,7 @@ def pair(tmp_path, rollout, write_jsonl):
         is_known = [found[key] is not None for key in sorted(KEYS) if key.endswith("ids")]
         assert is_known in ([True] * 3, [False] * 3)
         assert collection.attrition.with_token_ids == int(is_known[0])
-        assert validate_file(output, max_findings=1).num_findings == 0
+        assert errors(checked(output)) == []
         return found
 
     return collect
@@ -275,8 +275,9 @@ def test_each_form_and_packing(tmp_path, rollout, write_jsonl, form, suffix):
             sides = [(row[f"{side}_token_ids"], row[f"{side}_loss_mask"]) for side in ("chosen", "rejected")]
         found[prompt if isinstance(prompt, str) else prompt[0]["content"]] = (row["prompt_token_ids"], *sides)
     assert found == {"Q": ([1, 2], ([3, 4], None), ([5], None)), "Z": (None, (None, None), (None, None))}
-    report = validate_file(output, max_findings=1)
-    assert (report.kind, report.num_findings) == ("binary_preference" if form is Format.BINARY else form, 0)
+    report = checked(output)
+    assert [file.form for file in report.files] == ["binary_preference" if form is Format.BINARY else form]
+    assert errors(report) == []
 
 
 @pytest.mark.parametrize("form", list(Format))
@@ -379,7 +380,7 @@ def test_by_default_there_are_none(dpo, tmp_path, many):
 
 def test_findings_in_the_columns(tmp_path, write_jsonl):
     row = {"prompt": "Q", "chosen": "a", "rejected": "b", "prompt_token_ids": [1, -1], "chosen_loss_mask": [0, 2]}
-    report = validate_file(write_jsonl(tmp_path / "pairs.jsonl", [row]), max_findings=9)
+    report = checked(write_jsonl(tmp_path / "pairs.jsonl", [row]))
     assert sorted(finding.pointer for finding in report.findings) == ["/chosen_loss_mask/1", "/prompt_token_ids/1"]
 
 

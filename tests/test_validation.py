@@ -1,11 +1,11 @@
-"""Checking files against the row schemas: which kind a file is, each rule, what a finding says, hostile text."""
+"""Checking rows against their schemas: which kind a row is, what each schema allows, what a finding says."""
 
 import json
 
 import jsonschema_rs
 import pytest
 
-from schemas.validation import Kind, detect_kind, row_findings, schema_of, validate_file
+from schemas.validation import Kind, detect_kind, row_findings, schema_of
 
 USER = {"role": "user", "content": "Q"}
 ANSWER = {"role": "assistant", "content": "A"}
@@ -301,95 +301,10 @@ def test_alternatives_of_a_type_are_all_named():
     assert (pointer, got, set(expected.split(" or "))) == ("/responses_create_params/input", "5", {"string", "array"})
 
 
-def test_a_file_is_held_to_the_kind_of_its_first_known_row(tmp_path, write_jsonl):
-    # line 1 is unknown, line 2 makes the file BinaryPreference, line 3 is a valid row of another kind
-    path = write_jsonl(tmp_path / "rows.jsonl", [{"x": 1}, BINARY, RANKED])
-    report = validate_file(path, max_findings=20)
-    assert (report.kind, report.rows, report.invalid_rows) == (Kind.BINARY_PREFERENCE, 3, 2)
-    assert [(finding.line, finding.expected) for finding in report.findings] == [
-        (1, KINDS),
-        (3, "a key prompt"),
-        (3, "a key chosen"),
-        (3, "a key rejected"),
-    ]
-    assert report.num_findings == 4
-
-
-@pytest.mark.parametrize("max_findings", [1, 2, 3, 5, 6, 100])
-def test_findings_are_all_counted_but_only_the_first_are_kept(tmp_path, write_jsonl, max_findings):
-    # two findings each on lines 1 and 3, one on line 4: five
-    rows = [{"prompt": "Q"}, BINARY, {"chosen": "A"}, {**BINARY, "prompt": 5}]
-    report = validate_file(write_jsonl(tmp_path / "rows.jsonl", rows), max_findings=max_findings)
-    assert (report.rows, report.invalid_rows, report.num_findings) == (4, 3, 5)
-    assert [finding.line for finding in report.findings] == [1, 1, 3, 3, 4][:max_findings]
-
-
-@pytest.mark.parametrize("content", [b"", b"\n\n \n", b"\xef\xbb\xbf"])
-def test_an_empty_file_is_a_finding(tmp_path, content):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(content)
-    report = validate_file(path, max_findings=20)
-    assert (report.kind, report.rows, report.invalid_rows, report.num_findings) == (None, 0, 0, 1)
-    assert str(report.findings[0]) == f"{path}: (row): got an empty file, expected at least one row"
-
-
-def test_a_line_that_is_no_json_is_a_finding_with_its_line(tmp_path, write_jsonl):
-    rows = [BINARY, b"", b'{"prompt":"Q"', b'{"prompt":NaN,"chosen":"A","rejected":"B"}', BINARY]
-    report = validate_file(write_jsonl(tmp_path / "rows.jsonl", rows), max_findings=20)
-    assert (report.rows, report.invalid_rows) == (4, 2)
-    assert [finding.line for finding in report.findings] == [3, 4]
-    for finding in report.findings:
-        assert finding.got.startswith("no valid JSON (")
-        assert finding.expected == "one JSON object on the line"
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\x1b[31mred\x1b[0m",  # drives a terminal's colours
-        "\x1b]0;title\x07",
-        "a\nb: forged line",
-        "a\r\x08\x7f",
-        "\u202edetrever",  # right-to-left override
-        "\u2066x\u2069",
-        "\u2028\u2029\x85",
-        "\u200b\ufeff",
-        "[bold]markup[/bold] :smile:",
-        "x" * 100_000,
-    ],
-    ids=lambda text: ascii(text[:12]),
-)
-def test_findings_of_hostile_text_are_harmless(tmp_path, write_jsonl, text):
-    rows = [
-        {**BINARY, "prompt": [{"role": text, "content": ""}]},  # a value
-        {text: 1},  # a key
-        {**BINARY, "chosen_reward": text},
-        text,
-    ]
-    report = validate_file(write_jsonl(tmp_path / "rows.jsonl", rows), max_findings=100)
-    assert report.invalid_rows == 4
-    for finding in report.findings:
-        shown = finding.pointer + finding.got + finding.expected
-        assert shown.isprintable()
-        assert len(finding.got) < 100
-
-
-def test_a_report_becomes_json(tmp_path, write_jsonl):
-    path = write_jsonl(tmp_path / "rows.jsonl", [{**BINARY, "chosen": 5}])
-    assert json.loads(json.dumps(validate_file(path, max_findings=20).as_dict())) == {
-        "path": str(path),
-        "kind": "binary_preference",
-        "rows": 1,
-        "invalid_rows": 1,
-        "num_findings": 1,
-        "findings": [{"path": str(path), "line": 1, "pointer": "/chosen", "got": "5", "expected": "string"}],
-    }
-
-
-def test_a_tie_is_found(tmp_path, write_jsonl):
-    completions = [
-        {"rank": rank, "completion": [{"role": "assistant", "content": text}]} for rank, text in ((1, "A"), (1.0, "B"))
-    ]
-    row = {"context": [{"role": "user", "content": "Q"}], "completions": completions}
-    (finding,) = validate_file(write_jsonl(tmp_path / "pairs.jsonl", [row]), max_findings=9).findings
-    assert (finding.pointer, finding.got) == ("/completions", "two completions of rank 1")
+@pytest.mark.parametrize("first", [1, 0, -2.5])
+def test_a_tie_is_found(first):
+    """As numbers, whatever they are written like."""
+    row = changed(changed(RANKED, "/completions/0/rank", first), "/completions/1/rank", float(first))
+    ((pointer, got, expected),) = row_findings(row, Kind.PREFERENCE)
+    assert (pointer, got) == ("/completions", f"two completions of rank {first}")
+    assert expected == "distinct ranks: the lower one is preferred"

@@ -1,20 +1,21 @@
 """Checking one row: against the schema of what it is, and against the rules on single rows."""
 
-import math
 import re
+import struct
 from array import array
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from pipeline.gate.finding import Problem
 from pipeline.gate.form import NO_FORM, RowForm, row_form
-from pipeline.gate.pair_rules import PAIR_CHECKS
+from pipeline.gate.line.user_schema import user_validator
+from pipeline.gate.pair.pair_rules import PAIR_CHECKS
+from pipeline.gate.pair.tokens import token_counter, too_long
+from pipeline.gate.pair.view import folded_key, view_of
 from pipeline.gate.rollout_rules import RolloutReader
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
-from pipeline.gate.statistics import Statistics
-from pipeline.gate.tokens import token_counter, too_long
-from pipeline.gate.user_schema import user_validator
-from pipeline.gate.view import view_of
+from pipeline.gate.whole.statistics import Statistics
 from schemas.forms import Form, kind_of
 from schemas.lines import LineError
 from schemas.preference import PreferencePair, in_words_of, pair_of
@@ -24,10 +25,12 @@ COLUMNS = {
     "line": "I",  # in the chunk, and once all chunks are there in the file
     "prompt": "Q",  # equal for equal prompts; of rollouts, for those that answer the same question
     "row": "Q",  # equal for equal rows; of pairs the last bit is the order of the sides
-    "reward": "d",  # of rollouts; NaN for pairs
+    "reward": "I",  # of rollouts: equal for equal rewards; NO_REWARD for pairs
 }
-"""What the rules across rows know of a row: 28 bytes."""
+"""What the rules across rows know of a row: 24 bytes."""
+NO_REWARD = 0
 
+_pack_reward = struct.Struct("<d").pack
 _TOLD = re.compile(r"(?P<pointer>/\S*|\(row\)): got (?P<got>.*), expected (?P<expected>.*)", re.DOTALL)
 
 
@@ -35,15 +38,23 @@ _TOLD = re.compile(r"(?P<pointer>/\S*|\(row\)): got (?P<got>.*), expected (?P<ex
 class Gathered:
     """What a chunk gave to the rules that look at more than one row."""
 
-    columns: "dict[str, array[int] | array[float]]" = field(
+    columns: "dict[str, array[int]]" = field(
         default_factory=lambda: {name: array(code) for name, code in COLUMNS.items()}
     )
     statistics: Statistics = field(default_factory=Statistics)
 
-    def append(self, line: int, prompt: int, row: int, reward: float) -> None:
-        """Add one row."""
-        for column, value in zip(self.columns.values(), (line, prompt, row, reward), strict=True):
-            column.append(value)  # type: ignore[arg-type]
+    def append(self, line: int, *, prompt: int, row: int, reward: float | None) -> None:
+        """Add one row; `reward` is that of a rollout."""
+        columns = self.columns
+        columns["line"].append(line)
+        columns["prompt"].append(prompt)
+        columns["row"].append(row)
+        columns["reward"].append(NO_REWARD if reward is None else reward_key(reward))
+
+
+def reward_key(reward: float) -> int:
+    """Give a key of 32 bits that is equal for equal rewards, and different for those of few digits."""
+    return crc32(_pack_reward(reward)) or NO_REWARD + 1
 
 
 class Gate:
@@ -94,11 +105,12 @@ class Gate:
         if isinstance(read, list):
             return [] if self.user_validator else read  # as the user wants it, though it is no pair
         assert isinstance(row, dict)
-        view = view_of(row, read, num_bytes)
+        view = view_of(row, read, num_bytes, form)
         problems = [problem for check in self.checks for problem in check(view, self.settings)]
         if self.count_tokens is not None:
             problems += too_long(view, self.settings, self.count_tokens)
-        gathered.append(line, view.prompt_key, view.pair_key, math.nan)
+        prompt = folded_key(read.prompt) if self.settings.folds_prompts else view.prompt_key
+        gathered.append(line, prompt=prompt, row=view.pair_key, reward=None)
         gathered.statistics.add_pair(view, self.settings)
         return problems
 

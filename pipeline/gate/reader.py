@@ -9,6 +9,7 @@ from typing import TypeVar
 from pipeline.chunks import CHUNK_BYTES, Chunk, chunks_of, lines_of
 from pipeline.gate.form import NO_FORM, RowForm, row_form, skeleton
 from pipeline.gate.gate import Gate
+from pipeline.gate.line.json_reasons import is_utf16
 from pipeline.gate.scan import Scanned, ScanTask, scan_chunk, scan_rows
 from pipeline.sources import Source
 from pipeline.workers import Workers
@@ -59,6 +60,9 @@ class Reader:
         source = Source(number, path, 0, is_plain_file(path))
         told_by: object = None
         for chunk in chunks_of(source, chunk_bytes=self.chunk_bytes, max_line_bytes=MAX_LINE_BYTES):
+            if chunk.start == 0 and (first := _utf16_line(chunk)):
+                yield ScanTask(chunk._replace(lines=[first]), None)  # once is enough: no line is any better
+                return
             if number not in self.forms:
                 told_by = skeleton(self._telling_row(chunk))
                 self.forms[number] = row_form(told_by, self.gate.settings) or NO_FORM
@@ -92,3 +96,11 @@ class Reader:
             yield from pieces
         except InputError as error:
             self.unreadable[number] = str(error)
+
+
+def _utf16_line(chunk: Chunk) -> bytes:
+    """Give the first line of a file that is UTF-16; nothing of any other."""
+    for _, content in lines_of(chunk, max_line_bytes=MAX_LINE_BYTES):
+        if content:
+            return content if is_utf16(content) else b""
+    return b""

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.attrition import MEANING, RowDropped
 from pipeline.gate.finding import Problem
+from pipeline.gate.pair.view import KEY_BYTES, KEY_MASK, key_of
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
-from pipeline.gate.view import KEY_BYTES, key_of
 from pipeline.prompts import Prompts
 from pipeline.record import decode_record
 from pipeline.rollout import rollout_of
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 COLLECTED = Settings(format=Format.TRL)
 """As `collect-pairs` reads rollouts in the form that holds most of them: several turns, and tools."""
-KEY_MASK = (1 << 8 * KEY_BYTES) - 1
 
 
 class RolloutReader:
@@ -28,7 +27,7 @@ class RolloutReader:
     def __init__(self, settings: GateSettings) -> None:
         """Start with nothing remembered."""
         self._settings = settings
-        self._prompts = Prompts(keep_reasoning=True, clusters=False)
+        self._prompts = Prompts(keep_reasoning=True, clusters=settings.folds_prompts)
 
     def problems(self, row: dict[str, Any], content: bytes, *, line: int, gathered: "Gathered") -> Iterator[Problem]:
         """Yield what is wrong with a rollout that fits its schema; `content` is its line."""
@@ -43,9 +42,13 @@ class RolloutReader:
             rollout = rollout_of(decode_record(content), content, COLLECTED, prompts=self._prompts)
         except RowDropped as drop:
             if self._settings.finds(Rule.UNUSABLE_ROLLOUT):
-                detail = f" ({bare_excerpt(drop.detail)})" if drop.detail else ""
-                yield Problem(Rule.UNUSABLE_ROLLOUT, "", f"{drop.reason}{detail}: {MEANING[drop.reason]}", "a rollout")
+                met = MEANING[drop.reason].partition(";")[0]  # behind it are options of collect-pairs
+                got = f"{drop.reason}: {met}" + (f" ({bare_excerpt(drop.detail)})" if drop.detail else "")
+                yield Problem(Rule.UNUSABLE_ROLLOUT, "", got, "a rollout that pairs can be made of")
             return
-        same = rollout.sample_number & KEY_MASK if rollout.is_named else key_of(content)
-        gathered.append(line, int.from_bytes(rollout.group[:KEY_BYTES]), same, rollout.reward)
+        # a name that is only one in its file may be that of another rollout in the next one
+        same = rollout.sample_number & KEY_MASK if rollout.is_named_everywhere else key_of(content)
+        folds = self._settings.folds_prompts
+        prompt = rollout.question.cluster & KEY_MASK if folds else int.from_bytes(rollout.group[:KEY_BYTES])
+        gathered.append(line, prompt=prompt, row=same, reward=rollout.reward)
         gathered.statistics.add_rollout(rollout, row, self._settings)

@@ -2,28 +2,27 @@
 
 import contextlib
 import os
-from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.chunks import CHUNK_BYTES
-from pipeline.gate.across import across_problems
 from pipeline.gate.baseline import Baseline
-from pipeline.gate.dataset_rules import dataset_problems
 from pipeline.gate.finding import Problem, located
 from pipeline.gate.form import NO_FORM
 from pipeline.gate.found import EnoughError, Found, Hear
 from pipeline.gate.gate import Gate
 from pipeline.gate.reader import Reader
 from pipeline.gate.report import FileReport, Report
-from pipeline.gate.rows import AllRows
 from pipeline.gate.rules import Rule, Severity
 from pipeline.gate.settings import GateSettings
+from pipeline.gate.whole.across import across_problems
+from pipeline.gate.whole.dataset_rules import dataset_problems
+from pipeline.gate.whole.rows import AllRows
 from pipeline.sources import expanded
 from pipeline.workers import Workers, default_num_processes
 from schemas.errors import InputError
-from schemas.streams import place_text
+from schemas.streams import STDIN, as_url, place_text
 from schemas.tables import is_saved_set
 from schemas.terminal import progress
 
@@ -68,20 +67,23 @@ def check_files(
         UsageError: the settings name a schema or a tokenizer that can't be used.
         DpoError: a process died.
     """
-    paths, others = _files_of(places), _files_of(against)
+    paths, others = files_of(places), files_of(against)
+    settings = replace(settings, folds_prompts=bool(others))
     gate = Gate(settings)  # before the processes start: what the user named wrongly is told once
     size = _total_bytes([*paths, *others])
     workers = Workers(
         machinery.num_workers or default_num_processes(size, bytes_each=machinery.chunk_bytes), Gate, settings
     )
-    found, rows = Found(settings, baseline, max_errors, hear), AllRows()
+    found, rows, other_rows = Found(settings, baseline, max_errors, hear), AllRows(), AllRows()
     counted = [_Counted(place_text(path)) for path in paths]
     try:
         with progress("checking", total=size, unit="bytes") as advance, contextlib.suppress(EnoughError):
             reader = Reader(gate, workers, advance, machinery.chunk_bytes)
-            keys = _prompt_keys(Reader(gate, workers, advance, machinery.chunk_bytes), others)
+            _read_others(reader, others, len(paths), other_rows)
             _check_rows(reader, paths, counted, found, rows)
-            _check_whole(rows, keys, settings, found)
+            both = {_real(path) for path in paths} & {_real(path) for path in others}
+            own = {place_text(path) for path in paths if _real(path) in both}
+            _check_whole(rows, other_rows, settings, found, own=own)
     finally:
         workers.stop()
     is_stopped = found.num_errors == max_errors
@@ -91,11 +93,12 @@ def check_files(
             reader.forms.get(number, NO_FORM).name,
             file.rows,
             file.invalid,
-            found.by_file[file.path, Severity.ERROR],
-            found.by_file[file.path, Severity.WARNING],
+            found.num_of(file.path, Severity.ERROR),
+            found.num_of(file.path, Severity.WARNING),
+            found.by_file[file.path],
         )
         for number, file in enumerate(counted)
-        if number not in reader.unreadable
+        if number not in reader.unreadable or file.rows  # of one that breaks off, what was found before is told
     ]
     return Report(
         tuple(files),
@@ -105,7 +108,8 @@ def check_files(
         found.known,
         is_stopped,
         tuple(reader.unreadable.values()),
-        {} if is_stopped else rows.statistics.as_dict(),
+        {} if is_stopped else rows.as_dict(),
+        0 if baseline is None or is_stopped else baseline.num_left,
     )
 
 
@@ -127,31 +131,45 @@ def _check_rows(reader: Reader, paths: list[Path], counted: list[_Counted], foun
             found.add(located(NO_ROWS, path=file.path, line=0, content=file.path.encode()))
 
 
-def _check_whole(rows: AllRows, against: "array[int]", settings: GateSettings, found: Found) -> None:
+def _check_whole(rows: AllRows, against: AllRows, settings: GateSettings, found: Found, *, own: set[str]) -> None:
+    """Check rows against one another; files of `own` are among those that no prompt may be in."""
     for number, problem in across_problems(rows, against, settings):
         path, line = rows.place(number)
-        content = int(rows.columns["row"][number]).to_bytes(8)
+        if problem.rule is Rule.PROMPT_LEAK and path in own:
+            continue
+        content = rows.columns["row"][number].to_bytes(8)
         found.add(located(problem, path=path, line=line, content=content))
     if rows.paths:
         for problem in dataset_problems(rows, settings):
-            found.add(located(problem, path=rows.paths[0], line=0, content=problem.got.encode()))
+            found.add(located(problem, path=rows.paths[0], line=0, content=b""))  # figures change with every row
 
 
-def _prompt_keys(reader: Reader, others: list[Path]) -> "array[int]":
-    keys = array("Q")
-    for scanned in reader.pieces(enumerate(others)):
-        keys.extend(map(int, scanned.gathered.columns["prompt"]))
+def _read_others(reader: Reader, others: list[Path], start: int, rows: AllRows) -> None:
+    """Read the files that no prompt may be in, numbered from `start`; what is wrong in them is not told here."""
+    counted: dict[int, int] = {}
+    for scanned in reader.pieces(enumerate(others, start)):
+        if scanned.source not in counted:
+            rows.begin_file(place_text(others[scanned.source - start]))
+        lines = counted.setdefault(scanned.source, 0)
+        rows.add(scanned.gathered, lines_before=lines)
+        counted[scanned.source] = lines + scanned.num_lines
     if reader.unreadable:
         raise InputError("; ".join(reader.unreadable.values()))
-    return keys
 
 
-def _files_of(places: Sequence[Path]) -> list[Path]:
+def files_of(places: Sequence[Path]) -> list[Path]:
     """Give the files that are meant, in their order, each once; a data set's folder stands for itself."""
-    files = [
-        path for place in places for path in ([place] if is_saved_set(place) else expanded([place], FOLDER_SUFFIXES))
-    ]
-    return list(dict.fromkeys(files))
+    files: dict[str, Path] = {}
+    for place in places:
+        is_set = os.path.isdir(place) and is_saved_set(place)  # noqa: PTH112 (it never raises)
+        for path in [place] if is_set else expanded([place], FOLDER_SUFFIXES):
+            files.setdefault(_real(path), path)
+    return list(files.values())
+
+
+def _real(path: Path) -> str:
+    """Name a file so that links to it are it."""
+    return str(path) if path == STDIN or as_url(path) else os.path.realpath(path)
 
 
 def _total_bytes(paths: Sequence[Path]) -> int | None:

@@ -10,7 +10,7 @@ from pipeline.chunks import Chunk, lines_of
 from pipeline.gate.finding import Finding, Problem, located
 from pipeline.gate.form import RowForm
 from pipeline.gate.gate import Gate, Gathered
-from pipeline.gate.json_rules import decoded
+from pipeline.gate.line.json_rules import TOO_DEEP, TOO_LARGE, decoded
 from pipeline.gate.rules import Rule, Severity
 from schemas.lines import MAX_LINE_BYTES, LineError
 from schemas.rows import NumberedRow
@@ -57,8 +57,8 @@ def scan_chunk(gate: Gate, task: ScanTask) -> Scanned:
             continue
         row, problem = decoded(content)
         problems = [] if problem is None else [problem]
-        if problem is None:
-            problems = gate.check(row, form, content=content, line=number, gathered=scanned.gathered)
+        if problem is None or row is not None:  # with a key twice, it can be read all the same
+            problems += _checked(gate, row, form, content=content, line=number, gathered=scanned.gathered)
         _add(scanned, gate, problems, path=path, line=number, content=content)
     return scanned
 
@@ -73,9 +73,18 @@ def scan_rows(gate: Gate, rows: Iterable[NumberedRow], *, source: int, path: str
             problems = [Problem(Rule.MALFORMED_JSON, "", str(row), "a row that can be read")]
         else:
             content = msgspec.json.encode(row)
-            problems = gate.check(row, form, content=content, line=number, gathered=scanned.gathered)
+            problems = _checked(gate, row, form, content=content, line=number, gathered=scanned.gathered)
         _add(scanned, gate, problems, path=path, line=number, content=content)
     return scanned
+
+
+def _checked(gate: Gate, row: object, form: RowForm, *, content: bytes, line: int, gathered: Gathered) -> list[Problem]:
+    try:
+        return gate.check(row, form, content=content, line=line, gathered=gathered)
+    except RecursionError:  # of what goes through a row that could just be decoded
+        return [TOO_DEEP]
+    except OverflowError:  # JSON's integers have no end
+        return [TOO_LARGE]
 
 
 def _add(scanned: Scanned, gate: Gate, problems: list[Problem], *, path: str, line: int, content: bytes) -> None:

@@ -6,6 +6,7 @@ schemas/train_config.schema.json and docs/configuration.md. Run it where an opti
 
 import fnmatch
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,53 @@ from trainer.config.show import default_yaml
 
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+OWN_ID = "urn:dpo:schema:train-config:1"  # the number grows when a file that was valid is so no more
+EXAMPLES: dict[str, list[Any]] = {
+    "": [
+        {"data": {"train": "dpo_train.jsonl"}},
+        {
+            "data": {"train": [{"data_path": "ours.jsonl", "weight": 2}, "theirs.parquet"], "validation": "val.jsonl"},
+            "policy": {"model_name": "Qwen/Qwen2.5-1.5B-Instruct", "optimizer": {"lr": 1e-6}},
+            "dpo": {"max_num_epochs": 3},
+            "output_dir": "runs/first",
+        },
+    ],
+    "output_dir": ["runs/first"],
+    "data": [{"train": "dpo_train.jsonl", "validation": "val.jsonl"}],
+    "CheckpointingSection.checkpoint_dir": ["/scratch/checkpoints"],
+    "CheckpointingSection.metric_name": ["val:loss"],
+    "CheckpointingSection.checkpoint_must_save_by": ["0:03:45:00"],
+    "ClusterSection.accelerate_config": ["fsdp2", "zero3.yaml"],
+    "DataSection.train": ["dpo_train.jsonl", ["ours.jsonl", {"data_path": "theirs.parquet", "weight": 0.5}]],
+    "DataSection.validation": ["val.jsonl", {"dataset_name": "HelpSteer3", "split": "validation"}],
+    "DataSection.val_data_paths": [{"hard": "hard.jsonl"}],
+    "DatasetSection.data_path": ["dpo_train.jsonl", "org/name"],
+    "DatasetSection.dataset_name": ["HelpSteer3"],
+    "DatasetSection.subset": ["preference"],
+    "DatasetSection.split": ["train"],
+    "DatasetSection.system_prompt_file": ["system.txt"],
+    "DatasetSection.prompt_file": ["prompt.txt"],
+    "DpoSection.max_num_steps": [150],
+    "DpoSection.val_micro_batch_size": [2],
+    "HubSection.repo_id": ["me/my-policy"],
+    "LoggerSection.log_dir": ["runs/logs"],
+    "LoggerSection.sample_period": [100],
+    "LoraSection.alpha": [32],
+    "LoraSection.target_modules": [["q_proj", "v_proj"]],
+    "LoraSection.exclude_modules": [["lm_head"]],
+    "LossSection.mix": [{"sigmoid": 1.0, "ipo": 0.5}],
+    "MlflowSection.run_name": ["first"],
+    "MlflowSection.tracking_uri": ["http://localhost:5000"],
+    "PolicySection.tokens_per_microbatch": [8192],
+    "PolicySection.hf_config_overrides": [{"rope_theta": 1000000.0}],
+    "ProjectSection.name": ["first"],
+    "ReferenceSection.model_name": ["Qwen/Qwen2.5-1.5B-Instruct"],
+    "SchedulerSection.warmup_steps": [20],
+    "TokenizerSection.name": ["Qwen/Qwen2.5-1.5B-Instruct"],
+    "TokenizerSection.chat_template": ["default", "chat.jinja", None],
+    "TokenizerSection.chat_template_kwargs": [{"enable_thinking": False}],
+}
+"""Values of keys whose default does not show what a value looks like, by section and key."""
 BOUNDS = {"exclusiveMinimum": "> {}", "minimum": "≥ {}", "exclusiveMaximum": "< {}", "maximum": "≤ {}"}
 TYPES = {
     "boolean": "true, false",
@@ -109,9 +157,29 @@ def train_config_schema() -> dict[str, Any]:
         for declared in part.get("properties", {}).values():
             declared.pop("title", None)
             declared.pop("format", None)
+    _add_notes(schema, "")
+    for name, section in schema["$defs"].items():
+        section["title"] = _words(re.sub("(?<=[a-z])(?=[A-Z])", " ", name.removesuffix("Section")))
+        _add_notes(section, {"TrainDatasetSection": "DatasetSection"}.get(name, name) + ".")
+    for declared in (each for part in (schema, *schema["$defs"].values()) for each in part["properties"].values()):
+        if "description" not in declared:  # a section alone, which says itself what it is
+            declared["description"] = schema["$defs"][declared["$ref"].rpartition("/")[2]]["description"]
     schema["title"] = "Configuration of dpo train"
     schema["description"] = "What --config of `dpo train` may hold; made from the declarations in trainer/config."
-    return {"$schema": SCHEMA_ID, **schema}
+    return {"$schema": SCHEMA_ID, "$id": OWN_ID, **schema, "examples": EXAMPLES[""]}
+
+
+def _add_notes(section: dict[str, Any], prefix: str) -> None:
+    """Give the keys of a section titles, which editors show, and examples."""
+    for key, declared in section["properties"].items():
+        declared["title"] = _words(key)
+        if examples := EXAMPLES.get(prefix + key):
+            declared["examples"] = examples
+
+
+def _words(name: str) -> str:
+    name = name.replace("_", " ")
+    return name[0].upper() + name[1:].lower()
 
 
 def describe(declared: dict[str, Any]) -> str:

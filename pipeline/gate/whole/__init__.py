@@ -1,0 +1,1 @@
+"""The rules on all rows together."""
