@@ -13,7 +13,6 @@ import os
 import signal
 import sys
 import traceback
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 
@@ -75,7 +74,7 @@ def main() -> None:
         from schemas.secrets import without_secrets
 
         print(without_secrets(traceback.format_exc()), file=sys.stderr, end="")  # noqa: T201
-        _fail(f"this is a fault of dpo {version('dpo')}; please report it with the lines above", EXIT_INTERNAL)
+        _fail(f"this is a fault of dpo {_version()}; please report it with the lines above", EXIT_INTERNAL)
 
 
 def _open_stderr() -> None:
@@ -128,9 +127,15 @@ def _usage_message(error: Exception) -> str:
     return f"{' '.join(message.split()).rstrip('.')} (see: {command} --help)"
 
 
+def _version() -> str:
+    from importlib.metadata import version  # takes longer to import than all of dpo
+
+    return version("dpo")
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dpo {version('dpo')}")
+        typer.echo(f"dpo {_version()}")
         raise typer.Exit
 
 

@@ -5,19 +5,24 @@ stand in it as JSON, and the columns that are known to hold numbers, booleans or
 """
 
 import csv
+import datetime
 import io
 import json
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from schemas.errors import InputError
 from schemas.lines import LineError, decode_strict
 from schemas.streams import open_stream, place_text
 from schemas.terminal import path_text, printable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS_AT_ONCE = 1024
 ARROW_FILE_MAGIC = b"ARROW1"
@@ -37,6 +42,8 @@ JSON_COLUMNS = frozenset(
     }
 )
 """Columns of CSV that never hold text."""
+PLAIN = (str, int, float)  # booleans are int
+TIMES = (datetime.date, datetime.time, datetime.timedelta)  # and what is made of them, such as a datetime
 PYTHONS_MESSAGES = re.compile(r"\s*\[\s*\{\s*'(?:role|content)'")
 """How a table that is written without care for its lists shows messages."""
 
@@ -57,13 +64,13 @@ def parquet_rows(path: Path, advance: Callable[[int], None]) -> Rows:
             _refuse_double_columns(file.schema_arrow.names, path)
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group]):
-                    for row in batch.to_pylist():
+                    for row in _in_microseconds(batch).to_pylist():
                         number += 1
                         yield number, without_nulls(row)
                 advance(file.metadata.row_group(group).total_byte_size)
     except FileNotFoundError:
         raise InputError(f"{path_text(path)}: no such file") from None
-    except (OSError, ArrowException, OverflowError) as error:  # of a time that Python has none for
+    except (OSError, ArrowException, OverflowError, ValueError) as error:  # of a time that Python has none for
         raise InputError(f"{path_text(path)}: can't be read as Parquet: {printable(str(error))}") from error
 
 
@@ -86,13 +93,13 @@ def arrow_rows(path: Path, advance: Callable[[int], None]) -> Rows:
             for batch in batches:
                 batch.validate(full=True)  # a file that is damaged, else a crash
                 for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                    for row in batch.slice(start, ROWS_AT_ONCE).to_pylist():
+                    for row in _in_microseconds(batch.slice(start, ROWS_AT_ONCE)).to_pylist():
                         number += 1
                         yield number, without_nulls(row)
                 advance(batch.nbytes)
     except FileNotFoundError:
         raise InputError(f"{path_text(path)}: no such file") from None
-    except (OSError, pa.ArrowException, OverflowError) as error:
+    except (OSError, pa.ArrowException, OverflowError, ValueError) as error:
         raise InputError(f"{path_text(path)}: can't be read as Arrow: {printable(str(error))}") from error
 
 
@@ -151,13 +158,35 @@ def _names_in(path: Path, key: str, inner: str | None = None) -> list[str]:
 
 
 def without_nulls(value: Any) -> Any:
-    """Leave out the keys that a row has only because another row has them, and bytes that are no text."""
+    """Leave out the keys that a row has only because another row has them; make JSON's types of those it has not."""
+    if value is None or isinstance(value, PLAIN):
+        return value
     if isinstance(value, dict):
         items = ((key, without_nulls(inner)) for key, inner in value.items())
         return {key: inner for key, inner in items if inner is not None}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # of maps, the entries
         return [without_nulls(inner) for inner in value]
-    return _text(value) if isinstance(value, bytes) else value
+    if isinstance(value, bytes):
+        return _text(value)
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value.as_integer_ratio()[1] == 1 else float(value)
+    return str(value) if isinstance(value, TIMES) else value
+
+
+def _in_microseconds(batch: "pa.RecordBatch") -> "pa.RecordBatch":
+    """Round times down: Python has none that are finer, so PyArrow refuses them where pandas is not installed."""
+    import pyarrow as pa
+
+    for place, column in enumerate(batch.schema):
+        kind = column.type
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            target = pa.timestamp("us", kind.tz)
+        elif pa.types.is_duration(kind) and kind.unit == "ns":
+            target = pa.duration("us")
+        else:
+            continue
+        batch = batch.set_column(place, column.name, batch.column(place).cast(target, safe=False))
+    return batch
 
 
 def _text(content: bytes) -> str | None:

@@ -93,12 +93,20 @@ def schema_findings(validator: Validator, row: object) -> Iterator[Details]:
         return
     told = set()
     for error in errors:
-        details = pointer_of(error.instance_path), shape_of(error.instance), expectation(error)
+        got = _at(row, error.instance_path) if error.instance is None else error.instance
+        details = pointer_of(error.instance_path), shape_of(got), expectation(error)
         if details not in told:
             told.add(details)
             yield details
         if len(told) == MAX_FINDINGS:
             return
+
+
+def _at(row: Any, path: Iterable[str | int]) -> object:
+    """Give the value at a place: to the validator NaN, which tables may have, is null."""
+    for part in path:
+        row = row[part]
+    return row  # type: ignore[no-any-return]
 
 
 def rank_findings(row: Any) -> Iterator[Details]:

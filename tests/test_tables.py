@@ -1,5 +1,8 @@
 """Tables as other programs leave them: bytes for text, columns of one name twice, damage, times that are none."""
 
+import datetime
+import re
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +12,7 @@ from pyarrow import parquet
 from schemas.errors import InputError
 from schemas.preference import PreferencePair, read_pairs
 from schemas.tables import saved_splits
+from tests.gate_runs import checked, errors
 
 ROW = {"prompt": "Q", "chosen": "A", "rejected": "B"}
 
@@ -90,3 +94,37 @@ def test_messages_that_python_has_shown_are_no_text(tmp_path: Path) -> None:
     path.write_text("prompt,chosen,rejected\n\"[{'role': 'user', 'content': 'Q'}]\",A,B\n")
     with pytest.raises(InputError, match=r"pairs\.csv:1: /prompt: got messages as Python shows them, expected JSON"):
         read_pairs(path)
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "pairs.arrow"])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (pa.array([datetime.date(2026, 1, 2)]), "'2026-01-02'"),
+        (pa.array([1], pa.timestamp("us")), "'1970-01-01 00:00:00.000001'"),
+        (pa.array([1_999], pa.timestamp("ns", "UTC")), "'1970-01-01 00:00:00.000001+00:00'"),
+        (pa.array([1_999], pa.duration("ns")), "'0:00:00.000001'"),
+        (pa.array([1_999], pa.time64("ns")), "'00:00:00.000001'"),
+        (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "an array of 1"),
+        (pa.array([float("nan")]), "NaN"),
+        (pa.array([float("-inf")]), "-Infinity"),
+    ],
+    ids=str,
+)
+def test_what_json_has_no_type_for(tmp_path: Path, name: str, value: pa.Array, shown: str) -> None:
+    innocent = write(tmp_path / f"innocent-{name}", pa.Table.from_pylist([ROW]).append_column("when", value))
+    assert len(read_pairs(innocent)) == 1
+    assert checked(innocent).counts == {}
+    path = write(tmp_path / name, pa.Table.from_pylist([ROW]).append_column("chosen_reward", value))
+    with pytest.raises(InputError, match=re.escape(f"{name}:1: /chosen_reward: got {shown}, expected null or number")):
+        read_pairs(path)
+    (finding,) = errors(checked(path))
+    assert finding.message == f"/chosen_reward: got {shown}, expected null or number"
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "pairs.arrow"])
+def test_exact_numbers_are_numbers(tmp_path: Path, name: str) -> None:
+    rewards = {"chosen_reward": [Decimal("2.50")], "rejected_reward": [Decimal("2.00")]}
+    path = write(tmp_path / name, pa.table({key: [text] for key, text in ROW.items()} | rewards))
+    (pair,) = read_pairs(path)
+    assert [(type(reward), reward) for reward in (pair.chosen_reward, pair.rejected_reward)] == [(float, 2.5), (int, 2)]

@@ -9,14 +9,16 @@ from zlib import crc32
 from pipeline.gate.finding import Problem
 from pipeline.gate.form import NO_FORM, RowForm, row_form
 from pipeline.gate.line.user_schema import user_validator
+from pipeline.gate.pair.keys import folded_key
 from pipeline.gate.pair.pair_rules import PAIR_CHECKS
+from pipeline.gate.pair.plain import plain_pairs
 from pipeline.gate.pair.tokens import token_counter, too_long
-from pipeline.gate.pair.view import folded_key, view_of
+from pipeline.gate.pair.view import view_of
 from pipeline.gate.rollout_rules import RolloutReader
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
 from pipeline.gate.whole.statistics import Statistics
-from schemas.forms import Form, kind_of
+from schemas.forms import BINARY, Form, kind_of
 from schemas.lines import LineError
 from schemas.preference import PreferencePair, in_words_of, pair_of
 from schemas.validation import KNOWN_ROWS, Kind, Validator, rank_findings, schema_findings, shape_of, validator_of
@@ -71,6 +73,7 @@ class Gate:
         self.user_validator = user_validator(settings.schema) if settings.schema else None
         self.count_tokens = token_counter(settings)
         self.rollouts = RolloutReader(settings)
+        self.plain = plain_pairs(settings)
         self._forms: dict[int, RowForm] = {}
 
     def form_of(self, source: int, told_by: object) -> RowForm:
@@ -81,6 +84,8 @@ class Gate:
 
     def check(self, row: object, form: RowForm, *, content: bytes, line: int, gathered: Gathered) -> list[Problem]:
         """Check a decoded row; `content` is its line, `line` the number in the chunk."""
+        if self.plain is not None and form.form is BINARY and self.plain.take(row, line=line, gathered=gathered):
+            return []
         if form.kind is None and self.user_validator is None:
             return [Problem(Rule.UNKNOWN_FORM, "", shape_of(row), KNOWN_ROWS)]
         if self.user_validator is not None:

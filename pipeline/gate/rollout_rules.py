@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.attrition import MEANING, RowDropped
 from pipeline.gate.finding import Problem
-from pipeline.gate.pair.view import KEY_BYTES, KEY_MASK, key_of
+from pipeline.gate.pair.keys import KEY_BYTES, KEY_MASK, key_of
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
 from pipeline.prompts import Prompts

@@ -39,7 +39,8 @@ PRIVATE_KEY = "-----BEGIN (?:[A-Z0-9]{1,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----"
 BODY = "(?:[^-]|-[^-]){0,400}?[A-Za-z0-9+/]{40}"
 """Of a private key, whose first lines may tell how it is encrypted."""
 
-has_key = screen("|".join((PRIVATE_KEY, *(f"{kind.beginning}{kind.rest}" for kind in KINDS))))
+KEYS = "|".join((PRIVATE_KEY, *(f"{kind.beginning}{kind.rest}" for kind in KINDS)))
+has_key = screen(KEYS)
 _key = re.compile(
     f"(?<![A-Za-z0-9_-])(?:{'|'.join(f'({kind.beginning})({kind.rest})' for kind in KINDS)})(?![A-Za-z0-9])"
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pipeline.gate.finding import Problem
 from pipeline.gate.pair.pointers import Part, message_pointer, messages_of
 from pipeline.gate.pair.screen import screen, sets_of
-from pipeline.gate.pair.secret_patterns import has_key, secret_in
+from pipeline.gate.pair.secret_patterns import KEYS, has_key, secret_in
 from pipeline.gate.pair.view import PairView
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
@@ -45,12 +45,14 @@ BEGINNINGS, ENDS = ("<s>", "<bos>"), ("</s>", "<eos>")
 
 _token = re.compile("|".join((*BARE, rf"<\|(?:{'|'.join(PIPED)})\|>")))
 _beginning = re.compile(rf"\s*((?:(?:{'|'.join(BEGINNINGS)})\s*)+)")
-_may_hold_token = screen("|".join((*BARE, r"<\|[A-Za-z_]{2,24}\|>", *BEGINNINGS, *ENDS)))
+TOKENS = "|".join((*BARE, r"<\|[A-Za-z_]{2,24}\|>", *BEGINNINGS, *ENDS))
+_may_hold_token = screen(TOKENS)
 
 C0 = "".join(chr(code) for code in (*range(0x20), 0x7F) if chr(code) not in "\t\n\r")
 C1 = "".join(map(chr, range(0x80, 0xA0)))
 BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _control = re.compile(f"[{re.escape(C0 + C1 + BIDIRECTIONAL)}]")
+CONTROLS = (*sets_of(C0), *sets_of(C1), *sets_of(BIDIRECTIONAL))
 _has_c0 = screen(*sets_of(C0))
 _has_other_control = screen(*sets_of(C1), *sets_of(BIDIRECTIONAL))
 
@@ -84,7 +86,12 @@ MISREAD = "|".join(
     )
 )
 _misread_text = re.compile(f"(?:{MISREAD})[^\x00-\x7f]{{0,2}}")
-_may_be_damaged = screen(f"{REPLACEMENT}|{MISREAD}")
+DAMAGES = f"{REPLACEMENT}|{MISREAD}"
+_may_be_damaged = screen(DAMAGES)
+
+
+SUSPICIOUS = (TOKENS, *CONTROLS, DAMAGES, KEYS)
+"""Patterns of which at least one is in each text in which a rule of this file finds something."""
 
 
 def template_token(view: PairView, settings: GateSettings) -> Iterator[Problem]:

@@ -18,6 +18,7 @@ MARGIN_EDGES = (-5e-324, 0.0, 0.1, 0.25, 0.5, 1.0, 10.0)
 MARGIN_BINS = ("below 0", "0", "to 0.1", "to 0.25", "to 0.5", "to 1", "to 10", "above 10")
 AGENT = "agent"
 LARGEST = sys.float_info.max
+NEITHER, NO_REWARDS = (False, False), (None, None)
 
 
 @dataclass(slots=True)
@@ -38,23 +39,30 @@ class PairFigures:
     margin: Sum = field(default_factory=Sum)  # of the pairs with both rewards
     margins: list[int] = field(default_factory=lambda: [0] * len(MARGIN_BINS))
 
-    def add(self, view: PairView) -> None:
-        """Add a pair."""
-        chosen, rejected, pair = len(view.chosen), len(view.rejected), view.pair
+    def add(
+        self,
+        prompt: str,
+        chosen: str,
+        rejected: str,
+        *,
+        rewards: tuple[float | None, float | None],
+        truncated: tuple[bool, bool],
+    ) -> None:
+        """Add a pair by its texts, and by the rewards of chosen and rejected and whether these were cut."""
+        chosen_length, rejected_length = len(chosen), len(rejected)
         self.count += 1
-        self.prompt_length += len(view.prompt)
-        self.chosen_length += chosen
-        self.rejected_length += rejected
-        if chosen > rejected:
+        self.prompt_length += len(prompt)
+        self.chosen_length += chosen_length
+        self.rejected_length += rejected_length
+        if chosen_length > rejected_length:
             self.chosen_longer += 1
-        elif rejected > chosen:
+        elif rejected_length > chosen_length:
             self.rejected_longer += 1
-        if pair.chosen_truncated:
-            self.chosen_truncated += 1
-        if pair.rejected_truncated:
-            self.rejected_truncated += 1
-        if pair.chosen_reward is not None or pair.rejected_reward is not None:
-            self._add_rewards(pair.chosen_reward, pair.rejected_reward)
+        if truncated != NEITHER:
+            self.chosen_truncated += truncated[0]
+            self.rejected_truncated += truncated[1]
+        if rewards != NO_REWARDS:
+            self._add_rewards(*rewards)
 
     def _add_rewards(self, chosen: float | None, rejected: float | None) -> None:
         if is_number(chosen):
@@ -136,8 +144,18 @@ class Statistics:
 
     def add_pair(self, view: PairView, settings: GateSettings) -> None:
         """Count a pair."""
-        self.pairs.add(view)
-        row = view.row
+        pair = view.pair
+        self.pairs.add(
+            view.prompt,
+            view.chosen,
+            view.rejected,
+            rewards=(pair.chosen_reward, pair.rejected_reward),
+            truncated=(pair.chosen_truncated, pair.rejected_truncated),
+        )
+        self.add_balance(view.row, settings)
+
+    def add_balance(self, row: dict[str, Any], settings: GateSettings) -> None:
+        """Count the values of a row that are to be balanced."""
         for key, parts in _paths(settings.balance_keys):
             value = row.get(key) if len(parts) == 1 else _at(row, parts)
             if value is not None:
