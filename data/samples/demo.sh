@@ -20,7 +20,7 @@ say "1. Pairs from rollouts: 8 sampled answers to each prompt, scored by a verif
 run dpo collect-pairs "$samples/rollouts.jsonl" -o "$out/dpo_train.jsonl"
 
 say "2. The data gate: each row against its schema"
-run dpo validate "$samples/rollouts.jsonl" "$out/dpo_train.jsonl"
+run dpo validate "$samples/rollouts.jsonl" "$out/dpo_train.jsonl" --max-findings 1
 
 say "3. DPO training of the policy that gave the answers (with OMP_NUM_THREADS=$OMP_NUM_THREADS)"
 run dpo train "$out/dpo_train.jsonl" --model "$samples/policy" -o "$out/run" \
