@@ -124,6 +124,11 @@ def expanded(places: Iterable[Path], suffixes: tuple[str, ...] = ROLLOUT_SUFFIXE
             yield place
 
 
+def is_sidecar(path: Path) -> bool:
+    """Tell by its name that a file is one of those that are written beside rollouts."""
+    return _kind_by_name(path) is not None
+
+
 def _kind_by_name(path: Path) -> str | None:
     name = path.name.removesuffix(".gz").removesuffix(".zst")
     return next((kind for ending, kind in SIDECAR_ENDINGS.items() if name.endswith(ending)), None)

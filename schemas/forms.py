@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from schemas.lines import LineError
 from schemas.terminal import bare_excerpt, excerpt
-from schemas.validation import Kind, detect_kind
+from schemas.validation import Kind, detect_kind, shape_of
 
 Row = dict[str, Any]
 
@@ -199,8 +199,8 @@ def _from_helpsteer3(row: Row) -> Row | None:
         raise LineError("/overall_preference: got no number, expected -3 (response1 is better) to 3 (response2 is)")
     first, second = row.get("response1"), row.get("response2")
     for key, response in (("response1", first), ("response2", second)):
-        if not isinstance(response, str):
-            raise LineError(f"/{key}: got {excerpt(response)}, expected text")
+        if not isinstance(response, str) or (preference and not response):
+            raise LineError(f"/{key}: got {shape_of(response)}, expected text")
     if preference == 0:
         return None
     chosen, rejected = (first, second) if preference < 0 else (second, first)

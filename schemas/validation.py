@@ -102,11 +102,11 @@ def schema_findings(validator: Validator, row: object) -> Iterator[Details]:
             return
 
 
-def _at(row: Any, path: Iterable[str | int]) -> object:
+def _at(row: Any, path: Iterable[str | int]) -> Any:
     """Give the value at a place: to the validator NaN, which tables may have, is null."""
     for part in path:
         row = row[part]
-    return row  # type: ignore[no-any-return]
+    return row
 
 
 def rank_findings(row: Any) -> Iterator[Details]:

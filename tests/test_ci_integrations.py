@@ -235,7 +235,8 @@ def test_args_of_the_action_are_words_with_quotes(runner):
     assert (result.returncode, "prompt-leak" in error) == (1, True)
     assert runner.validate(files="pairs.jsonl", args="--against 'val set.jsonl' --ignore prompt-leak").returncode == 0
     result = runner.validate(files="pairs.jsonl", args="--against 'val")  # an open quote
-    assert (result.returncode, "quote" in result.stderr) == (1, True)
+    assert (result.returncode, "quote" in result.stderr) == (2, True)  # misuse, and no finding
+    assert "::error title=dpo validate::args: a quote is opened and not closed\n" in result.stdout
 
 
 def test_the_severity_that_fails_the_action_is_an_input(runner):

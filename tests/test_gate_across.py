@@ -16,6 +16,7 @@ from pipeline.gate.whole import across, few_rows, many_rows, rows
 from pipeline.gate.whole.across import across_problems
 from pipeline.gate.whole.few_rows import Repeat, Spread
 from pipeline.gate.whole.rows import AllRows
+from schemas.errors import InputError
 
 ACROSS = (Rule.DUPLICATE_ROW, Rule.CONTRADICTORY_PAIR, Rule.PROMPT_LEAK)
 PLAIN = GateSettings()
@@ -172,6 +173,14 @@ def test_prompts_of_the_other_file(tmp_path, write_jsonl, rollout):
         leak("pairs.jsonl", 2, "val.jsonl:1"),
     ]  # a file that is both is not held against itself
     assert found(other_pairs, settings=FOLDED, against=[rollouts]) == []
+
+
+@pytest.mark.parametrize("content", ["", "\n", "{\n", '{"x": 1}\n'])
+def test_a_file_with_nothing_to_compare_with_is_no_proof(tmp_path, write_jsonl, content):
+    train = write_jsonl(tmp_path / "train.jsonl", [pair()])
+    (tmp_path / "val.jsonl").write_text(content)
+    with pytest.raises(InputError, match=r"--against .*val\.jsonl: holds no rollout or pair that can be read$"):
+        found(train, settings=FOLDED, against=[train, tmp_path / "val.jsonl"])
 
 
 def test_places_of_leaks_are_told_as_long_as_anyone_reads_them(tmp_path, write_jsonl, monkeypatch):

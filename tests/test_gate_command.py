@@ -158,6 +158,8 @@ def test_reading_stops_at_so_many_errors(validate, files, write_jsonl):
         ("good.jsonl --fail-on never", ["--fail-on"]),
         ("good.jsonl --kind poem", ["--kind"]),
         ("good.jsonl --workers 0", ["--workers"]),
+        ("good.jsonl --workers 100000", ["--workers"]),
+        ("good.jsonl --balance-by=", ["--balance-by names a key, got an empty text"]),
         ("good.jsonl --config x.toml --no-config", ["--config and --no-config can't be together"]),
         ("good.jsonl --config x.toml", ["x.toml: can't be read: No such file or directory"]),
         ("good.jsonl --write-baseline b.json --max-errors 3", ["the baseline would not be whole"]),
@@ -174,11 +176,13 @@ def test_reading_stops_at_so_many_errors(validate, files, write_jsonl):
         ("good.jsonl --output-format json=a --output-format sarif=./a", ["a: is to be written twice; name two files"]),
         ("good.jsonl --output-format json=a --write-baseline a", ["a: is to be written twice; name two files"]),
         ("good.jsonl --baseline b --output-format json=b", ["b: is an input too, and would be lost"]),
+        ("good.jsonl --config own.toml --output-format json=own.toml", ["own.toml: is an input too"]),
         ("--list-rules --output-format sarif", ["--list-rules goes to stdout, for people or with --json"]),
         ("--list-rules --output-format json=rules.json", ["--list-rules goes to stdout, for people or with --json"]),
     ],
 )
 def test_misuse_is_told_before_anything_is_written(validate, files, args, messages):
+    (files / "own.toml").touch()
     before = {path.name for path in files.iterdir()}
     run = validate(*args.split())
     assert (run.returncode, run.stdout) == (MISUSE, "")
@@ -271,6 +275,13 @@ def test_a_closed_stdout_is_told_before_the_work(files):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     run = subprocess.run(["sh", "-c", script], cwd=files, env=environment, capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (MISUSE, "dpo: error: stdout is closed; name a file: json=FILE\n")
+
+
+def test_the_rules_need_a_stdout(files):
+    script = f"{sys.executable} -m cli validate --list-rules >&-"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(["sh", "-c", script], cwd=files, env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stderr) == (MISUSE, "dpo: error: stdout is closed, where --list-rules goes to\n")
 
 
 def test_stdout_is_utf_8_whatever_the_terminal_has(dpo, files, write_jsonl):

@@ -169,3 +169,11 @@ def test_nothing_hostile_is_printed(tmp_path: Path) -> None:
     assert r"  \x3a:error file=x::y:1: error:" in text
     assert r"#\x23[add-mask]x:1: error:" in text
     assert text.count("more findings") == 0
+
+
+def test_a_narrow_terminal_sees_names_and_numbers_whole(tmp_path: Path) -> None:
+    files = placed(tmp_path, {"a.jsonl": [GOOD, {"prompt": "?", "chosen": "4", "rejected": "4"}]})
+    report = checked(files, severities={Rule.IDENTICAL_RESPONSES: Severity.ERROR})
+    lines = [line.rstrip() for line in shown(report, width=40).splitlines()]
+    assert "severity  rule                 findings" in lines
+    assert "error     identical-responses         1" in lines

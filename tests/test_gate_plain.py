@@ -98,6 +98,7 @@ def test_no_suspicious_character_is_plain(side):
         GateSettings(limits=Limits(max_length_ratio=3)),
         GateSettings(keys=PairKeys("question")),
         GateSettings(folds_prompts=True),
+        GateSettings(kind=Kind.TRL),
     ],
     ids=str,
 )

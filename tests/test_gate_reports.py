@@ -172,6 +172,7 @@ def test_rules_and_files_take_turns() -> None:
     assert fair_choice([*many, *few], 6, ALL_SEVERITIES) == [*many[:2], *few]
     assert fair_choice([*many, *few], 2, ALL_SEVERITIES) == [many[0], few[1]]  # errors before warnings
     assert fair_choice([], 5, ALL_SEVERITIES) == []
+    assert fair_choice(many, 10**30, ALL_SEVERITIES) == many
 
 
 def test_the_file_as_a_whole_comes_last() -> None:

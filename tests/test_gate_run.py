@@ -41,6 +41,17 @@ def test_a_file_is_held_to_the_form_of_its_first_known_row(tmp_path, write_jsonl
     ]
 
 
+@pytest.mark.parametrize("chunk_bytes", [50, 1 << 20])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_what_is_broken_at_the_beginning_hides_no_form(tmp_path, chunk_bytes, is_packed):
+    content = b'{"prompt": "' + b"x" * 1000 + b"\n" * 1000 + b"\n".join(json.dumps(BINARY).encode() for _ in range(3))
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(gzip.compress(content) if is_packed else content)
+    report = checked(path, chunk_bytes=chunk_bytes, severities=only(Rule.MALFORMED_JSON, Rule.UNKNOWN_FORM))
+    assert [(file.form, file.rows, file.invalid_rows) for file in report.files] == [("binary_preference", 4, 1)]
+    assert places(report) == [(1, Rule.MALFORMED_JSON)]
+
+
 @pytest.mark.parametrize(
     ("row", "form", "keys"),
     [
@@ -73,6 +84,7 @@ def test_each_form_that_training_reads_passes(tmp_path, write_jsonl, row, form, 
         (WHOLE, {"chosen": [USER, ANSWER], "rejected": [ANSWER, ANSWER]}, "/chosen"),
         (STEERED, {**STEERED, "overall_preference": "1"}, "/overall_preference"),
         (STEERED, {**STEERED, "response1": None}, "/response1"),
+        (STEERED, {**STEERED, "response2": ""}, "/response2"),
         (STEERED, {**STEERED, "context": []}, "/context"),
     ],
     ids=str,
@@ -182,6 +194,15 @@ def test_a_file_that_breaks_off_is_unreadable_and_the_others_are_checked(tmp_pat
     assert reason.startswith(f"{broken}: can't be read")
 
 
+def test_a_file_that_vanishes_while_it_is_read_is_unreadable_and_the_others_are_checked(tmp_path, write_jsonl):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{**BINARY, "chosen": 1}] * 3)
+    other = write_jsonl(tmp_path / "other.jsonl", [BINARY])
+    report = checked(path, other, chunk_bytes=20, hear=lambda *_: path.unlink(missing_ok=True))
+    assert report.unreadable == (f"{path}: no such file",)
+    assert [(file.path, file.rows) for file in report.files] == [(str(path), 1), (str(other), 1)]
+    assert places(report) == [(1, Rule.SCHEMA)]
+
+
 def test_every_packing_gives_the_same_findings(tmp_path, write_jsonl):
     rows = [{"prompt": f"Q{number}", "chosen": "A" * (number % 50), "rejected": "B"} for number in range(2500)]
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
@@ -205,6 +226,16 @@ def test_folders_and_patterns_stand_for_their_files(tmp_path, write_jsonl):
         assert [file.path for file in checked(place).files] == wanted
     with pytest.raises(InputError, match="no file matches"):
         checked(tmp_path / "shards" / "*.parquet")
+
+
+def test_what_is_written_beside_rollouts_is_checked_only_where_it_is_named(tmp_path, write_jsonl, rollout):
+    path = write_jsonl(tmp_path / "run.jsonl", [rollout()])
+    beside = [write_jsonl(tmp_path / f"run_{name}.jsonl.gz", []) for name in ("failures", "reward_profiling")]
+    for place in (tmp_path, tmp_path / "*.jsonl*"):
+        assert [file.path for file in checked(place).files] == [str(path)]
+    assert [file.path for file in checked(path, beside[0]).files] == [str(path), str(beside[0])]
+    path.unlink()
+    assert [file.path for file in checked(tmp_path).files] == list(map(str, beside))
 
 
 def test_each_file_is_read_once(tmp_path, write_jsonl):
@@ -247,3 +278,74 @@ def test_a_file_in_another_encoding_is_told_once(tmp_path, write_jsonl):
     (finding,) = checked(path, chunk_bytes=300).findings
     assert (finding.rule, finding.line) == (Rule.INVALID_UTF8, 1)
     assert "UTF-16" in finding.got
+
+
+@pytest.mark.parametrize("good", [BINARY, RANKED, STEERED, WHOLE], ids=str)
+@pytest.mark.parametrize("bad", [b"null", b"1", b'"text"', b"[]", b"{}"])
+def test_what_is_no_object_is_an_error_among_rows_of_any_form(tmp_path, write_jsonl, good, bad):
+    report = checked(write_jsonl(tmp_path / "rows.jsonl", [good, bad]))
+    assert {finding.rule for finding in report.findings} == {Rule.SCHEMA}
+    assert {finding.line for finding in report.findings} == {2}
+
+
+@pytest.mark.parametrize("kind", [Kind.BINARY_PREFERENCE, Kind.TRL, Kind.PREFERENCE])
+def test_a_required_kind_is_held_by_each_row(tmp_path, write_jsonl, kind):
+    rows = {
+        Kind.BINARY_PREFERENCE: BINARY,
+        Kind.TRL: {"prompt": [USER], "chosen": [ANSWER], "rejected": [WORSE]},
+        Kind.PREFERENCE: RANKED,
+    }
+    report = checked(write_jsonl(tmp_path / "rows.jsonl", [*rows.values()]), kind=kind)
+    assert {finding.line for finding in errors(report)} == {1, 2, 3} - {list(rows).index(kind) + 1}
+
+
+def test_a_key_that_nemo_rl_stops_at_is_told_though_training_passes_it_over(tmp_path, write_jsonl):
+    path = write_jsonl(tmp_path / "rows.jsonl", [RANKED, {**RANKED, "task_name": "x"}])
+    assert [(finding.line, finding.pointer) for finding in errors(checked(path))] == [(2, "/task_name")]
+    assert len(read_pairs(path)) == 2
+
+
+def test_what_was_read_of_a_file_is_told_where_it_was_stopped(tmp_path, write_jsonl):
+    rows = [{**BINARY, "rejected": 5} if number % 2 else BINARY for number in range(50)]
+    path, other = write_jsonl(tmp_path / "rows.jsonl", rows), write_jsonl(tmp_path / "other.jsonl", rows)
+    for size in (100, 1 << 20):
+        report = checked(path, other, max_errors=3, chunk_bytes=size)
+        assert [(file.path, file.rows, file.invalid_rows) for file in report.files] == [(str(path), 6, 3)]
+
+
+def test_rows_that_only_the_users_schema_knows_are_counted(tmp_path, write_jsonl):
+    schema = tmp_path / "own.schema.json"
+    schema.write_text(json.dumps({"required": ["prompt"]}))
+    rows = [BINARY, {"prompt": "", "chosen": 1, "rejected": None}, {"chosen": "A"}]
+    report = checked(write_jsonl(tmp_path / "rows.jsonl", rows), schema=schema)
+    assert places(report) == [(3, Rule.SCHEMA)]
+    assert report.passed_over == 1
+
+
+def test_files_are_not_held_against_themselves_but_against_each_other(tmp_path, write_jsonl):
+    train = write_jsonl(tmp_path / "train.jsonl", [BINARY, {**BINARY, "prompt": "R"}])
+    val = write_jsonl(tmp_path / "val.jsonl", [{**BINARY, "prompt": "S"}, {**BINARY, "prompt": "T"}])
+    test = write_jsonl(tmp_path / "test.jsonl", [{**BINARY, "prompt": "t!"}, {**BINARY, "prompt": "r"}])
+    report = checked(train, val, against=[tmp_path / "." / "val.jsonl", test])
+    assert [(finding.path, finding.line, finding.got) for finding in errors(report)] == [
+        (str(train), 2, f"a prompt that {test}:2 has too"),
+        (str(val), 2, f"a prompt that {test}:1 has too"),
+    ]
+    assert report.compared_with == 4
+
+
+def test_a_contradiction_has_one_fingerprint_whichever_row_comes_first(tmp_path, write_jsonl):
+    rows = [BINARY, {"prompt": "Q", "chosen": "B", "rejected": "A"}]
+    (first,) = errors(checked(write_jsonl(tmp_path / "first.jsonl", rows)))
+    (second,) = errors(checked(write_jsonl(tmp_path / "second.jsonl", rows[::-1])))
+    assert first.rule == second.rule == Rule.CONTRADICTORY_PAIR
+    assert first.fingerprint == second.fingerprint
+
+
+def test_findings_on_the_whole_stand_at_a_file_of_their_rows(tmp_path, write_jsonl, rollout):
+    rollouts = write_jsonl(tmp_path / "a.jsonl", [rollout(str(number)) for number in range(3)])
+    pairs = [{"prompt": str(number), "chosen": "long", "rejected": "no"} for number in range(100)]
+    report = checked(rollouts, write_jsonl(tmp_path / "b.jsonl", pairs), severities=only(Rule.LENGTH_BIAS))
+    ((path, line, got),) = [(finding.path, finding.line, finding.got) for finding in report.findings]
+    assert (path, line) == (str(tmp_path / "b.jsonl"), 0)
+    assert got.endswith("(of 2 files together)")

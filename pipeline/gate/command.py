@@ -1,6 +1,7 @@
 """`dpo validate`: its options, which become an order that pipeline/gate/order.py carries out."""
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,8 @@ ROWS, RULES, REPORTS, VERDICT, RUN = (
     "How the work is done",
 )
 MAX_FINDINGS = 20
+MAX_WORKERS = 1024
+"""More than any machine has cores; each is a process, so a slip of the finger would take the machine down."""
 
 
 def validate_command(
@@ -168,6 +171,7 @@ def validate_command(
         typer.Option(
             "--workers",
             min=1,
+            max=MAX_WORKERS,
             metavar="N",
             rich_help_panel=RUN,
             help="Processes.",
@@ -235,6 +239,8 @@ def _list_rules(settings: "GateSettings", outputs: "Outputs") -> None:
     formats = [output.form.value for output in outputs.wanted]
     if outputs.paths or formats not in ([], ["json"]):
         raise UsageError("--list-rules goes to stdout, for people or with --json")
+    if sys.stdout is None:
+        raise UsageError("stdout is closed, where --list-rules goes to")
     if formats:
         typer.echo(json.dumps({"rules": rules_as_json(settings)}))
     else:

@@ -18,6 +18,7 @@ from pipeline.gate.rollout_rules import RolloutReader
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
 from pipeline.gate.whole.statistics import Statistics
+from schemas.expectations import NEMO_RL_KEY
 from schemas.forms import BINARY, Form, kind_of
 from schemas.lines import LineError
 from schemas.preference import PreferencePair, in_words_of, pair_of
@@ -44,6 +45,7 @@ class Gathered:
         default_factory=lambda: {name: array(code) for name, code in COLUMNS.items()}
     )
     statistics: Statistics = field(default_factory=Statistics)
+    num_passed_over: int = 0  # rows that fit the user's schema and can't be read as what rules look at
 
     def append(self, line: int, *, prompt: int, row: int, reward: float | None) -> None:
         """Add one row; `reward` is that of a rollout."""
@@ -101,14 +103,14 @@ class Gate:
     def _check_rollout(self, row: object, *, content: bytes, line: int, gathered: Gathered) -> list[Problem]:
         validator = validator_of(Kind.ROLLOUT)
         if not validator.is_valid(row):
-            return [] if self.user_validator else _missed(validator, row)
+            return self._as_told(_missed(validator, row), gathered)
         assert isinstance(row, dict)
         return list(self.rollouts.problems(row, content, line=line, gathered=gathered))
 
     def _check_pair(self, row: object, form: Form, *, num_bytes: int, line: int, gathered: Gathered) -> list[Problem]:
-        read = _read_pair(row, form)
+        read = _read_pair(row, form, self.settings.kind)
         if isinstance(read, list):
-            return [] if self.user_validator else read  # as the user wants it, though it is no pair
+            return self._as_told(read, gathered)
         assert isinstance(row, dict)
         view = view_of(row, read, num_bytes, form)
         problems = [problem for check in self.checks for problem in check(view, self.settings)]
@@ -119,14 +121,28 @@ class Gate:
         gathered.statistics.add_pair(view, self.settings)
         return problems
 
+    def _as_told(self, problems: list[Problem], gathered: Gathered) -> list[Problem]:
+        """Leave problems with a row that is as the user's schema wants it, and count that no rule looked at it."""
+        if self.user_validator is None:
+            return problems
+        gathered.num_passed_over += 1
+        return []
 
-def _read_pair(row: object, form: Form) -> PreferencePair | list[Problem]:
-    """Read a pair as `dpo train` does; what that refuses is a problem here."""
+
+def _read_pair(row: object, form: Form, wanted: Kind | None) -> PreferencePair | list[Problem]:
+    """Read a pair as `dpo train` does; what that refuses is a problem here, as is another kind than the wanted one."""
     try:
-        converted = form.convert(row) if isinstance(row, dict) else row
-        if converted is None:
-            return [Problem(Rule.REWARD_TIE, "", "a row in which neither response is the better one", "a preference")]
+        converted: object = row
+        if isinstance(row, dict):
+            converted = form.convert(row)
+            if converted is None:
+                got = "a row in which neither response is the better one"
+                return [Problem(Rule.REWARD_TIE, "", got, "a preference")]
+            if form.is_ranked and NEMO_RL_KEY in row:  # training passes it over
+                return _missed(validator_of(Kind.PREFERENCE), row)
         kind = kind_of(converted, form)
+        if wanted is not None and kind is not wanted and isinstance(row, dict):
+            return [Problem(Rule.SCHEMA, "", f"a row of {kind}", f"one of {wanted}, as --kind says")]
         validator = validator_of(kind)
         if not validator.is_valid(converted):
             return _missed(validator, converted, form)

@@ -51,7 +51,8 @@ def carry_out(order: Order, *, num_workers: int | None) -> int:
     told, settings = order.told, order.settings
     files, against = files_of(order.files), files_of(told.against)
     written = [*order.outputs.paths, *filter(None, [order.baseline_to_write])]
-    refuse_outputs(written, [*files, *against, *filter(None, (told.schema, told.tokenizer, order.baseline))])
+    read = filter(None, (told.schema, told.tokenizer, order.baseline, order.config))
+    refuse_outputs(written, [*files, *against, *read])
     known = read_baseline(order.baseline) if order.baseline else None
     collected = Collected()
     signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end

@@ -20,6 +20,8 @@ from schemas.streams import is_plain_file, place_text
 from schemas.terminal import Advance
 
 ROWS_AT_ONCE = 1000
+MAX_TELLING_BYTES = 64 << 20
+"""At the beginning of a file, where a row is looked for that tells the form of all: the first ones may be broken."""
 
 Piece = TypeVar("Piece")
 
@@ -39,12 +41,21 @@ class Reader:
         """Yield what the pieces of numbered files gave, in order. A file that can't be read is passed over."""
         for by_lines, group in itertools.groupby(files, key=self._is_read_by_lines):
             if by_lines:
-                for scanned in self.workers.run(scan_chunk, self._tasks(group)):
-                    self.advance(scanned.num_bytes, scanned.num_rows)
-                    yield scanned
+                yield from self._scanned(self._tasks(group))
             else:
                 for number, path in group:
                     yield from self._noting(number, self._table(number, path))
+
+    def _scanned(self, tasks: Iterator[ScanTask]) -> Iterator[Scanned]:
+        lost: set[int] = set()
+        for scanned in self.workers.run(scan_chunk, tasks):
+            self.advance(scanned.num_bytes, scanned.num_rows)
+            if scanned.source in lost:
+                continue  # the number of its first line isn't known
+            if scanned.unreadable:
+                lost.add(scanned.source)
+                self.unreadable[scanned.source] = scanned.unreadable
+            yield scanned
 
     def _is_read_by_lines(self, file: tuple[int, Path]) -> bool:
         try:
@@ -59,14 +70,21 @@ class Reader:
     def _tasks_of(self, number: int, path: Path) -> Iterator[ScanTask]:
         source = Source(number, path, 0, is_plain_file(path))
         told_by: object = None
+        held: list[Chunk] = []  # until a row tells what they hold
         for chunk in chunks_of(source, chunk_bytes=self.chunk_bytes, max_line_bytes=MAX_LINE_BYTES):
             if chunk.start == 0 and (first := _utf16_line(chunk)):
                 yield ScanTask(chunk._replace(lines=[first]), None)  # once is enough: no line is any better
                 return
+            held.append(chunk)
             if number not in self.forms:
                 told_by = skeleton(self._telling_row(chunk))
-                self.forms[number] = row_form(told_by, self.gate.settings) or NO_FORM
-            yield ScanTask(chunk, told_by)
+                form = row_form(told_by, self.gate.settings)
+                if form is None and chunk.end < MAX_TELLING_BYTES:
+                    continue
+                self.forms[number] = form or NO_FORM
+            yield from (ScanTask(each, told_by) for each in held)
+            held.clear()
+        yield from (ScanTask(each, None) for each in held)
 
     def _telling_row(self, chunk: Chunk) -> object:
         """Find the first row of a chunk that tells what the rows are."""

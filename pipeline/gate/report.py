@@ -38,6 +38,8 @@ class Report:
     unreadable: tuple[str, ...] = ()  # what could not be read, and why
     statistics: Mapping[str, Any] = field(default_factory=dict)
     unmet: int = 0  # findings that the baseline has, and the files have not
+    passed_over: int = 0  # rows that fit the user's schema, and that no rule can read
+    compared_with: int = 0  # rows of the files that no prompt may be in
 
     @property
     def num_errors(self) -> int:

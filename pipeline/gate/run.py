@@ -2,24 +2,25 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline.chunks import CHUNK_BYTES
 from pipeline.gate.baseline import Baseline
-from pipeline.gate.finding import Problem, located
+from pipeline.gate.finding import Finding, Problem, located
 from pipeline.gate.form import NO_FORM
 from pipeline.gate.found import EnoughError, Found, Hear
 from pipeline.gate.gate import Gate
 from pipeline.gate.reader import Reader
 from pipeline.gate.report import FileReport, Report
-from pipeline.gate.rules import Rule, Severity
+from pipeline.gate.rules import ABOUT, Rule, Severity
 from pipeline.gate.settings import GateSettings
 from pipeline.gate.whole.across import across_problems
 from pipeline.gate.whole.dataset_rules import dataset_problems
 from pipeline.gate.whole.rows import AllRows
-from pipeline.sources import expanded
+from pipeline.sources import expanded, is_sidecar
 from pipeline.workers import Workers, default_num_processes
 from schemas.errors import InputError
 from schemas.streams import STDIN, as_url, place_text
@@ -46,6 +47,7 @@ class _Counted:
     lines: int = 0
     rows: int = 0
     invalid: int = 0
+    passed_over: int = 0
 
 
 def check_files(
@@ -63,7 +65,8 @@ def check_files(
     A file that can't be read is named in the report, and the others are checked all the same.
 
     Raises:
-        InputError: a file of `against` can't be read, or a folder or pattern stands for no file.
+        InputError: a file of `against` can't be read, or holds nothing to compare with; a folder or pattern stands for
+            no file.
         UsageError: the settings name a schema or a tokenizer that can't be used.
         DpoError: a process died.
     """
@@ -81,8 +84,8 @@ def check_files(
             reader = Reader(gate, workers, advance, machinery.chunk_bytes)
             _read_others(reader, others, len(paths), other_rows)
             _check_rows(reader, paths, counted, found, rows)
-            both = {_real(path) for path in paths} & {_real(path) for path in others}
-            own = {place_text(path) for path in paths if _real(path) in both}
+            real_others = {_real(path): place_text(path) for path in others}
+            own = {place_text(path): real_others[_real(path)] for path in paths if _real(path) in real_others}
             _check_whole(rows, other_rows, settings, found, own=own)
     finally:
         workers.stop()
@@ -98,7 +101,8 @@ def check_files(
             found.by_file[file.path],
         )
         for number, file in enumerate(counted)
-        if number not in reader.unreadable or file.rows  # of one that breaks off, what was found before is told
+        # of one that breaks off, what was found before is told; of those that were not begun there is nothing to tell
+        if file.rows or not (is_stopped or number in reader.unreadable)
     ]
     return Report(
         tuple(files),
@@ -110,6 +114,8 @@ def check_files(
         tuple(reader.unreadable.values()),
         {} if is_stopped else rows.as_dict(),
         0 if baseline is None or is_stopped else baseline.num_left,
+        sum(file.passed_over for file in counted),
+        len(other_rows),
     )
 
 
@@ -121,48 +127,73 @@ def _check_rows(reader: Reader, paths: list[Path], counted: list[_Counted], foun
             at = scanned.source
             rows.begin_file(file.path)
         rows.add(scanned.gathered, lines_before=file.lines)
+        file.passed_over += scanned.gathered.num_passed_over
+        try:
+            for finding in scanned.findings:
+                found.add(finding._replace(line=finding.line + file.lines))
+        except EnoughError:
+            file.rows += finding.line  # as if none before were blank
+            file.invalid += len(_invalid_lines(scanned.findings, finding.line, found.settings))
+            raise
         file.rows += scanned.num_rows
         file.invalid += scanned.num_invalid
-        for finding in scanned.findings:
-            found.add(finding._replace(line=finding.line + file.lines))
         file.lines += scanned.num_lines
     for number, file in enumerate(counted):
         if not file.rows and number not in reader.unreadable:
             found.add(located(NO_ROWS, path=file.path, line=0, content=file.path.encode()))
 
 
-def _check_whole(rows: AllRows, against: AllRows, settings: GateSettings, found: Found, *, own: set[str]) -> None:
-    """Check rows against one another; files of `own` are among those that no prompt may be in."""
-    for number, problem in across_problems(rows, against, settings):
+def _invalid_lines(findings: list[Finding], last: int, settings: GateSettings) -> set[int]:
+    """Give the lines up to the last one that have errors."""
+    errors = (each for each in findings if settings.severities[each.rule] is Severity.ERROR)
+    return {each.line for each in errors if each.line <= last}
+
+
+def _check_whole(rows: AllRows, against: AllRows, settings: GateSettings, found: Found, *, own: dict[str, str]) -> None:
+    """Check rows against one another; `own` is as for `across_problems`."""
+    for number, problem in across_problems(rows, against, settings, own):
         path, line = rows.place(number)
-        if problem.rule is Rule.PROMPT_LEAK and path in own:
-            continue
-        content = rows.columns["row"][number].to_bytes(8)
+        # of two that contradict each other the later one is told: which one that is must make no difference
+        key = rows.columns["row"][number] >> (problem.rule is Rule.CONTRADICTORY_PAIR)
+        content = key.to_bytes(8)
         found.add(located(problem, path=path, line=line, content=content))
-    if rows.paths:
-        for problem in dataset_problems(rows, settings):
-            found.add(located(problem, path=rows.paths[0], line=0, content=b""))  # figures change with every row
+    if not rows.paths:
+        return
+    together = f" (of {len(rows.paths):,} files together)" if len(rows.paths) > 1 else ""
+    for problem in dataset_problems(rows, settings):
+        path = rows.first_path(ABOUT[problem.rule].rows)
+        problem = problem._replace(got=problem.got + together)
+        found.add(located(problem, path=path, line=0, content=b""))  # figures change with every row
 
 
 def _read_others(reader: Reader, others: list[Path], start: int, rows: AllRows) -> None:
-    """Read the files that no prompt may be in, numbered from `start`; what is wrong in them is not told here."""
-    counted: dict[int, int] = {}
+    """Read the files that no prompt may be in, numbered from `start`; what is wrong in single rows is not told here."""
+    lines, rows_read = Counter[int](), Counter[int]()
     for scanned in reader.pieces(enumerate(others, start)):
-        if scanned.source not in counted:
+        if scanned.source not in lines:
             rows.begin_file(place_text(others[scanned.source - start]))
-        lines = counted.setdefault(scanned.source, 0)
-        rows.add(scanned.gathered, lines_before=lines)
-        counted[scanned.source] = lines + scanned.num_lines
+        rows.add(scanned.gathered, lines_before=lines[scanned.source])
+        lines[scanned.source] += scanned.num_lines
+        rows_read[scanned.source] += len(scanned.gathered.columns["line"])
+    for number, path in enumerate(others, start):
+        if number not in reader.unreadable and not rows_read[number]:
+            reader.unreadable[number] = f"--against {place_text(path)}: holds no rollout or pair that can be read"
     if reader.unreadable:
         raise InputError("; ".join(reader.unreadable.values()))
 
 
 def files_of(places: Sequence[Path]) -> list[Path]:
-    """Give the files that are meant, in their order, each once; a data set's folder stands for itself."""
+    """Give the files that are meant, in their order, each once; a data set's folder stands for itself.
+
+    Of other folders and of patterns, what NeMo Gym writes beside rollouts is left out, as `collect-pairs` does.
+    """
     files: dict[str, Path] = {}
     for place in places:
         is_set = os.path.isdir(place) and is_saved_set(place)  # noqa: PTH112 (it never raises)
-        for path in [place] if is_set else expanded([place], FOLDER_SUFFIXES):
+        meant = [place] if is_set else list(expanded([place], FOLDER_SUFFIXES))
+        if meant != [place]:  # who names a file wants it checked, whatever it is
+            meant = [path for path in meant if not is_sidecar(path)] or meant
+        for path in meant:
             files.setdefault(_real(path), path)
     return list(files.values())
 

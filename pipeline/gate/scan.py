@@ -12,6 +12,7 @@ from pipeline.gate.form import RowForm
 from pipeline.gate.gate import Gate, Gathered
 from pipeline.gate.line.json_rules import TOO_DEEP, TOO_LARGE, decoded
 from pipeline.gate.rules import Rule, Severity
+from schemas.errors import InputError
 from schemas.lines import MAX_LINE_BYTES, LineError
 from schemas.rows import NumberedRow
 from schemas.streams import place_text
@@ -35,18 +36,23 @@ class Scanned:
     num_lines: int = 0  # blank ones too
     num_rows: int = 0
     num_invalid: int = 0  # rows with an error of their own
+    unreadable: str = ""  # why the piece, or its rest, could not be read
     findings: list[Finding] = field(default_factory=list)
     gathered: Gathered = field(default_factory=Gathered)
 
 
 def scan_chunk(gate: Gate, task: ScanTask) -> Scanned:
-    """Check the lines that begin in a chunk.
+    """Check the lines that begin in a chunk, as far as the file can be read."""
+    scanned = Scanned(task.chunk.source, task.chunk.num_bytes)
+    try:
+        _scan_lines(gate, task, scanned)
+    except InputError as error:  # it was there when the chunk was cut
+        scanned.unreadable = str(error)
+    return scanned
 
-    Raises:
-        InputError: the file can't be read.
-    """
+
+def _scan_lines(gate: Gate, task: ScanTask, scanned: Scanned) -> None:
     chunk = task.chunk
-    scanned = Scanned(chunk.source, chunk.num_bytes)
     form, path = gate.form_of(chunk.source, task.told_by), place_text(chunk.path)
     for number, content in lines_of(chunk, max_line_bytes=MAX_LINE_BYTES):
         scanned.num_lines = number
@@ -60,7 +66,6 @@ def scan_chunk(gate: Gate, task: ScanTask) -> Scanned:
         if problem is None or row is not None:  # with a key twice, it can be read all the same
             problems += _checked(gate, row, form, content=content, line=number, gathered=scanned.gathered)
         _add(scanned, gate, problems, path=path, line=number, content=content)
-    return scanned
 
 
 def scan_rows(gate: Gate, rows: Iterable[NumberedRow], *, source: int, path: str, form: RowForm) -> Scanned:

@@ -202,6 +202,8 @@ def _problems_of(told: Told, keys: PairKeys) -> Iterator[str]:
         yield "--prompt-key, --chosen-key and --rejected-key name keys, got an empty text"
     elif len({*keys}) < len(keys):
         yield f"--prompt-key, --chosen-key and --rejected-key name three keys, got {bare_excerpt(', '.join(keys))}"
+    if not all(told.balance_by):
+        yield "--balance-by names a key, got an empty text"
     if keys != DEFAULT_KEYS and told.kind not in KINDS_WITH_KEYS:
         yield f"--prompt-key and its like name keys of binary_preference and trl rows, not of {told.kind}"
 

@@ -14,6 +14,7 @@ from pipeline.gate.pair.text_rules import SUSPICIOUS
 from pipeline.gate.settings import GateSettings, Limits
 from pipeline.gate.whole.statistics import Statistics
 from schemas.forms import DEFAULT_KEYS
+from schemas.validation import Kind
 
 VISIBLE = "[!-~\u0400-\u052f\u3041-\u30ff\u4e00-\u9fff\uac00-\ud7a3]"  # there are others, which go the long way
 TEXT = {
@@ -84,6 +85,7 @@ def plain_pairs(settings: GateSettings) -> PlainPairs | None:
     silent = Limits()
     is_usual = (
         settings.keys == DEFAULT_KEYS
+        and settings.kind in (None, Kind.BINARY_PREFERENCE)
         and settings.schema is None
         and settings.max_tokens is None
         and not settings.folds_prompts

@@ -15,7 +15,7 @@ def fair_choice(findings: Sequence[Finding], limit: int, severities: Mapping[Rul
     by_rule = _grouped(range(len(findings)), lambda number: findings[number].rule)
     rules = sorted(by_rule, key=lambda rule: severities[rule] is not Severity.ERROR)
     turns = [_in_turns(_grouped(by_rule[rule], lambda number: findings[number].path).values()) for rule in rules]
-    return [findings[number] for number in sorted(itertools.islice(_in_turns(turns), limit))]
+    return [findings[number] for number in sorted(itertools.islice(_in_turns(turns), min(limit, len(findings))))]
 
 
 def by_place(findings: Iterable[Finding]) -> list[Finding]:

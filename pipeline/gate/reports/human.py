@@ -15,6 +15,8 @@ from schemas.terminal import counted, harmless
 MAX_EXPLAINED = 5
 """Rules of which it is told at once what comes of them; for more there is --list-rules."""
 MAX_CLEAN_FILES = 10
+MIN_WIDTH = 60
+"""Of a terminal that has room for what each rule finds."""
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow"}
 
 
@@ -27,7 +29,7 @@ def print_report(report: Report, console: Console, *, max_findings: int, fail_on
         _print_findings(file, by_file.get(file.path, []), report, console, max_findings)
     if report.counts:
         console.print()
-        console.print(_rules(report))
+        console.print(_rules(report, console.width))
         console.print()
         _print_reasons(report, console)
         console.print()
@@ -65,15 +67,17 @@ def _print_files(report: Report, console: Console) -> None:
         console.print(f"{counted(len(clean), 'file')} with {num_rows}: all valid", soft_wrap=True)
 
 
-def _rules(report: Report) -> Table:
+def _rules(report: Report, width: int) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("severity", "rule"):
         table.add_column(name, no_wrap=True)
     table.add_column("findings", justify="right", no_wrap=True)
-    table.add_column("what it finds")
+    if width >= MIN_WIDTH:
+        table.add_column("what it finds")
     for rule in rules_found(report):
         severity = report.severities[rule]
-        table.add_row(Text(severity, STYLES[severity]), rule, f"{report.counts[rule]:,}", ABOUT[rule].finds)
+        cells = (Text(severity, STYLES[severity]), rule, f"{report.counts[rule]:,}", ABOUT[rule].finds)
+        table.add_row(*cells[: len(table.columns)])
     return table
 
 

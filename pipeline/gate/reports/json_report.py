@@ -24,6 +24,8 @@ def render(report: Report, fail_on: Severity) -> str:
         "warnings": report.num_warnings,
         "known": report.known,
         "unmet": report.unmet,
+        "compared_with": report.compared_with,
+        "passed_over": report.passed_over,
         "files": [_file(file) for file in report.files],
         "unreadable": list(report.unreadable),
         "rules": {

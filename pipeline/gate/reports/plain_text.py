@@ -39,6 +39,11 @@ def remarks(report: Report) -> list[str]:
     if report.known or report.unmet:
         of_all = f" (of {report.known + report.unmet:,} in the baseline)" if report.unmet else ""
         lines.append(f"{counted(report.known, 'known finding')}{of_all} not counted")
+    if report.compared_with:
+        lines.append(f"prompts compared with those of {counted(report.compared_with, 'row')} of --against")
+    if report.passed_over:
+        rows = counted(report.passed_over, "row")
+        lines.append(f"{rows} fit --schema, but are no pairs or rollouts, so no other rule looked at them")
     if report.is_stopped:
         lines.append(f"stopped after {counted(report.num_errors, 'error')}; what lies behind was not checked")
     return lines

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
-from pipeline.gate.gate import COLUMNS, Gathered
+from pipeline.gate.gate import COLUMNS, NO_REWARD, Gathered
 from pipeline.gate.whole import few_rows, many_rows
 from pipeline.gate.whole.few_rows import Columns, Repeat, Spread
 from pipeline.gate.whole.figures import share
@@ -60,6 +60,15 @@ class AllRows:
     def place_text(self, number: int) -> str:
         """Show the file and the line of a row, as compilers do."""
         return "{}:{}".format(*self.place(number))
+
+    def first_path(self, kind: str) -> str:
+        """Give the first file that has rows of a kind (pairs, rollouts, any) that rules could look at."""
+        for path, start in zip(self.paths, self.starts, strict=True):
+            if start < len(self) and self.place(start)[0] == path:
+                is_pair = self.columns["reward"][start] == NO_REWARD
+                if kind in ("any", "pairs" if is_pair else "rollouts"):
+                    return path
+        return self.paths[0]
 
     @property
     def comparison(self) -> Comparison:
