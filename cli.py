@@ -124,7 +124,8 @@ def _usage_message(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "dpo"
     message: str = error.format_message()  # type: ignore[attr-defined]
-    return f"{' '.join(message.split()).rstrip('.')} (see: {command} --help)"
+    message = " ".join(message.replace("Value error, ", "").split()).rstrip(".")  # pydantic's words for a wrong choice
+    return f"{message} (see: {command} --help)"
 
 
 def _version() -> str:

@@ -164,7 +164,7 @@ def test_validate_looks_at_all_files_and_tells_how_many_findings_are_hidden(dpo,
         "… and 3 more findings in many.jsonl (--max-findings shows more)",
     ]
     assert lines[-4:] == [
-        "many.jsonl: 5 rows of binary_preference, 5 invalid",
+        "many.jsonl: 5 rows of binary_preference, 5 invalid, 5 errors",
         "pairs.jsonl: 1 row of binary_preference, all valid",
         "failed: 5 errors",
         "",

@@ -53,7 +53,7 @@ def test_a_report(tmp_path: Path) -> None:
         "schema: dpo train and NeMo RL read such a row wrongly, or refuse it.",
         "empty-file: A training on it would have nothing to learn from.",
         "",
-        "a.jsonl: 3 rows of binary_preference, 1 invalid",
+        "a.jsonl: 3 rows of binary_preference, 1 invalid, 1 error",
         "b.jsonl: 0 rows, 1 warning",
         "c.jsonl: 1 row of binary_preference, all valid",
         "failed: 1 error, 1 warning",
@@ -150,7 +150,7 @@ def test_what_was_found_before_a_file_broke_off_is_told(tmp_path: Path) -> None:
     assert report.unreadable
     lines = shown(report, max_findings=1).splitlines()
     assert lines[0] == "a.jsonl.gz:1: error: schema: /chosen: got 3, expected string"
-    assert re.fullmatch(r"a.jsonl.gz: [\d,]+ rows of binary_preference, [\d,]+ invalid", lines[-2])
+    assert re.fullmatch(r"a.jsonl.gz: [\d,]+ rows of binary_preference, ([\d,]+) invalid, \1 errors", lines[-2])
     assert lines[-1].startswith("incomplete: ")
 
 

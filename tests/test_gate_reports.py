@@ -45,6 +45,8 @@ def test_json_tells_all(tmp_path: Path) -> None:
         "warnings": 1,
         "known": 0,
         "unmet": 0,
+        "compared_with": 0,
+        "passed_over": 0,
         "unreadable": ["none.jsonl: no such file"],
         "findings_left_out": 0,
     }

@@ -149,7 +149,7 @@ ABOUT: dict[Rule, About] = {
     Rule.EMPTY_TEXT: About(
         _ERROR,
         _ROW,
-        "a prompt or response that is empty or white space",
+        "a prompt or response of white space alone (an empty one misses its schema)",
         "The policy learns to say nothing, or learns from a question that nobody asked.",
         "pairs",
     ),

@@ -74,9 +74,10 @@ def check_files(
     settings = replace(settings, folds_prompts=bool(others))
     gate = Gate(settings)  # before the processes start: what the user named wrongly is told once
     size = _total_bytes([*paths, *others])
-    workers = Workers(
-        machinery.num_workers or default_num_processes(size, bytes_each=machinery.chunk_bytes), Gate, settings
-    )
+    num_workers = machinery.num_workers or default_num_processes(size, bytes_each=machinery.chunk_bytes)
+    if size is not None:  # no more than there are pieces
+        num_workers = min(num_workers, size // machinery.chunk_bytes + len(paths) + len(others))
+    workers = Workers(num_workers, Gate, settings)
     found, rows, other_rows = Found(settings, baseline, max_errors, hear), AllRows(), AllRows()
     counted = [_Counted(place_text(path)) for path in paths]
     try:

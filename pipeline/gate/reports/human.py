@@ -93,7 +93,6 @@ def _print_reasons(report: Report, console: Console) -> None:
 def _in_words(file: FileReport) -> str:
     """Say what a file holds, and what of it is wrong."""
     form = "" if not file.rows else " of unknown form" if file.form == UNKNOWN else f" of {file.form}"
-    errors = 0 if file.num_errors == file.invalid_rows else file.num_errors
     invalid = f"{file.invalid_rows:,} invalid" if file.invalid_rows else ""
-    found = ", ".join(filter(None, (invalid, totals(errors, file.num_warnings))))
+    found = ", ".join(filter(None, (invalid, totals(file.num_errors, file.num_warnings))))
     return f"{counted(file.rows, 'row')}{form}, {found or 'all valid'}"
