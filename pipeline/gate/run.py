@@ -84,7 +84,7 @@ def check_files(
         with progress("checking", total=size, unit="bytes") as advance, contextlib.suppress(EnoughError):
             reader = Reader(gate, workers, advance, machinery.chunk_bytes)
             _read_others(reader, others, len(paths), other_rows)
-            _check_rows(reader, paths, counted, found, rows)
+            _check_rows(reader, paths, counted, found, rows, size or 0)
             real_others = {_real(path): place_text(path) for path in others}
             own = {place_text(path): real_others[_real(path)] for path in paths if _real(path) in real_others}
             _check_whole(rows, other_rows, settings, found, own=own)
@@ -120,14 +120,18 @@ def check_files(
     )
 
 
-def _check_rows(reader: Reader, paths: list[Path], counted: list[_Counted], found: Found, rows: AllRows) -> None:
-    at = -1
+def _check_rows(
+    reader: Reader, paths: list[Path], counted: list[_Counted], found: Found, rows: AllRows, size: int
+) -> None:
+    at, num_bytes = -1, 0
     for scanned in reader.pieces(enumerate(paths)):
         file = counted[scanned.source]
         if scanned.source != at:
             at = scanned.source
             rows.begin_file(file.path)
         rows.add(scanned.gathered, lines_before=file.lines)
+        num_bytes += scanned.num_bytes
+        rows.expect(len(rows) * max(1.0, size / (num_bytes or 1)))
         file.passed_over += scanned.gathered.num_passed_over
         try:
             for finding in scanned.findings:

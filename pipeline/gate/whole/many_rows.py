@@ -6,6 +6,7 @@ eight bytes for each. `few_rows` has the same functions, which give the same.
 """
 
 import heapq
+import itertools
 from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -16,12 +17,18 @@ from pipeline.gate.whole.few_rows import Columns, Repeat, Spread
 if TYPE_CHECKING:
     import polars as pl
 
-NUM_PARTS = 16
-KEYS_IN_PART = (1 << 64) // NUM_PARTS
+MAX_PARTS = 16
+ROWS_IN_PART = 1 << 18
+"""From which on more parts are made: each costs a little time, whatever is in it."""
+NUM_KEYS = 1 << 64
 NUM_SLICES = 8
+ROWS_IN_SLICES = 1 << 20
+"""From which on the rows are looked at in slices."""
 NUMBER_BITS = 32
 AT_ONCE = 1 << 16
 """Findings that are Python's objects at a time."""
+
+Part = tuple[int, int]
 
 
 def repeats(columns: Columns) -> Iterator[Repeat]:
@@ -30,7 +37,7 @@ def repeats(columns: Columns) -> Iterator[Repeat]:
     repeated: list[pl.Series] = []
     reversed_: list[pl.Series] = []
     for is_pair in _kinds(rewards):
-        for part in range(NUM_PARTS):
+        for part in _parts(len(rows)):
             related = _related(_pieces(rows, part, rewards, is_pair=is_pair))
             if not related.is_empty():
                 for piece in _pieces(rows, part, rewards, is_pair=is_pair):
@@ -50,7 +57,7 @@ def leaks(columns: Columns, against: "array[int]") -> Iterator[int]:
 
     prompts, others = _series(columns["prompt"]), _series(against)
     found = []
-    for part in range(NUM_PARTS):
+    for part in _parts(max(len(prompts), len(others))):
         known = pl.concat(piece["key"].unique() for piece in _pieces(others, part)).unique().implode()
         found += [piece.filter(pl.col("key").is_in(known))["number"] for piece in _pieces(prompts, part)]
     yield from _in_order(found)
@@ -60,7 +67,7 @@ def spreads(columns: Columns) -> tuple[Spread, Spread]:
     """Count prompts: of the pairs, and of the rollouts."""
     prompts, rewards = _series(columns["prompt"]), _series(columns["reward"])
     told = {
-        is_pair: [_spread(_pieces(prompts, part, rewards, is_pair=is_pair)) for part in range(NUM_PARTS)]
+        is_pair: [_spread(_pieces(prompts, part, rewards, is_pair=is_pair)) for part in _parts(len(prompts))]
         for is_pair in _kinds(rewards)
     }
     return _whole(told.get(True, [])), _whole(told.get(False, []))
@@ -82,15 +89,21 @@ def _kinds(rewards: "pl.Series") -> list[bool]:
     return (rewards == NO_REWARD).unique().to_list()
 
 
+def _parts(num_rows: int) -> list[Part]:
+    """Cut the keys into ranges: least and greatest key of each."""
+    number = min(MAX_PARTS, -(-num_rows // ROWS_IN_PART) or 1)
+    edges = [part * NUM_KEYS // number for part in range(number + 1)]
+    return [(least, beyond - 1) for least, beyond in itertools.pairwise(edges)]
+
+
 def _pieces(
-    keys: "pl.Series", part: int, rewards: "pl.Series | None" = None, *, is_pair: bool = True
+    keys: "pl.Series", part: Part, rewards: "pl.Series | None" = None, *, is_pair: bool = True
 ) -> "Iterator[pl.DataFrame]":
     """Yield number, key and reward of the rows whose keys are in a part, of one kind if `rewards` are given."""
     import polars as pl
 
-    least = pl.lit(part * KEYS_IN_PART, dtype=pl.UInt64)
-    most = pl.lit((part + 1) * KEYS_IN_PART - 1, dtype=pl.UInt64)
-    size = -(-len(keys) // NUM_SLICES) or 1
+    least, most = (pl.lit(key, dtype=pl.UInt64) for key in part)
+    size = -(-len(keys) // (NUM_SLICES if len(keys) > ROWS_IN_SLICES else 1)) or 1
     for start in range(0, len(keys) or 1, size):
         within = keys.slice(start, size)
         is_in_part = within.is_between(least, most)

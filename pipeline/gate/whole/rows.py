@@ -1,5 +1,8 @@
 """What is known of all rows together: their columns, and where each of them stands."""
 
+import contextlib
+import importlib
+import threading
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -35,6 +38,7 @@ class AllRows:
     statistics: Statistics = field(default_factory=Statistics)
     paths: list[str] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # the number of the first row of each file
+    _loading: threading.Thread | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.columns["line"])
@@ -52,6 +56,13 @@ class AllRows:
                 values = array(COLUMNS[name], [line + lines_before for line in values])
             column.extend(values)
         self.statistics.merge(gathered.statistics)
+
+    def expect(self, number: float) -> None:
+        """Say how many rows there will be: of many, what compares them is loaded while they are read."""
+        if self._loading is None and number >= MANY:
+            self._loading = threading.Thread(target=_load_polars)
+            with contextlib.suppress(RuntimeError):  # no thread to be had: it is loaded when it is needed
+                self._loading.start()
 
     def place(self, number: int) -> tuple[str, int]:
         """Give the file and the line of a row."""
@@ -75,6 +86,8 @@ class AllRows:
         """Give the way to compare this many rows."""
         if len(self) < MANY:
             return few_rows
+        if self._loading is not None and self._loading.ident is not None:
+            self._loading.join()
         return many_rows
 
     @cached_property
@@ -96,6 +109,12 @@ class AllRows:
                 "varied_share": share(rollouts.num_varied, rollouts.num_tasks),
             }
         return figures
+
+
+def _load_polars() -> None:
+    with contextlib.suppress(Exception):  # it is imported again where it is needed, and says there what is wrong
+        importlib.import_module("polars")
+        importlib.import_module("pyarrow")
 
 
 def _prompts(spread: Spread) -> dict[str, Any]:
