@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that fork first: Polars' threads and what Accelerate knows of a run are no good in a forked process.
 
-    Then come the files with slow tests, so that at the end, where a process may have nothing left to do, files are short.
+    Then come the files with slow tests, so that files are short at the end, where a process may have nothing to do.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.get_closest_marker("forks") is None, item.path not in slow))
