@@ -289,7 +289,7 @@ def test_whole_texts_point_to_a_side_for_the_prompt_too():
 )
 def test_no_rule_fails_at_any_texts_and_rewards(row, chosen_reward, rejected_reward):
     row |= {"chosen_reward": chosen_reward, "rejected_reward": rejected_reward}
-    view = view_of(row, pair_of(row, Kind.BINARY_PREFERENCE, source=""), 1)
+    view = view_of(row, pair_of(row, Kind.BINARY_PREFERENCE, source=""))
     limits = Limits(min_reward=0.0, max_reward=1.0, min_margin=0.5, max_length_ratio=2.0)
     for rule, check in PAIR_CHECKS.items():
         for problem in check(view, GateSettings(limits=limits)):

@@ -102,8 +102,6 @@ def test_each_rule_finds_what_it_is_for_and_nothing_else(
     if rule is Rule.LINE_TOO_LONG:
         for module in (scan, reader):
             monkeypatch.setattr(module, "MAX_LINE_BYTES", 1000)
-    if rule is Rule.TOO_LONG:
-        pytest.importorskip("tokenizers")
     failing, passing = (ROWS | of_rollouts)[rule]
     told = {"severities": only(rule)} | settings.get(rule, {})
     assert set(checked(write_jsonl(tmp_path / "failing.jsonl", failing), **told).counts) == {rule}

@@ -24,7 +24,7 @@ DEFAULT = GateSettings()
 
 def view(prompt="Q", chosen="good", rejected="bad", **keys):
     row = {"prompt": prompt, "chosen": chosen, "rejected": rejected, **keys}
-    return view_of(row, pair_of(row, Kind.BINARY_PREFERENCE, source=""), 0)
+    return view_of(row, pair_of(row, Kind.BINARY_PREFERENCE, source=""))
 
 
 def rewarded(chosen, rejected):

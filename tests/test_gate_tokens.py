@@ -106,7 +106,7 @@ def counter_of(folder, name, most=10):
 
 
 def found_in(row, folder, most, name="letters"):
-    view = view_of(row, pair_of(row, Kind.BINARY_PREFERENCE, source=""), 0)
+    view = view_of(row, pair_of(row, Kind.BINARY_PREFERENCE, source=""))
     limits = GateSettings(tokenizer=folder / f"{name}.json", max_tokens=most)
     return list(too_long(view, limits, counter_of(folder, name, most)))
 

@@ -195,8 +195,6 @@ def test_a_renamed_checkpoint_is_of_the_step_that_it_was(folder: Path) -> None:
 
 @pytest.mark.parametrize(("before", "now"), [("adamw", "adamw_8bit"), ("adamw_8bit", "adamw"), ("adamw", "sgd")])
 def test_another_optimizer_begins_anew(folder: Path, before: str, now: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if "adamw_8bit" in (before, now):
-        pytest.importorskip("bitsandbytes")
     run(folder, "other", f"policy.optimizer.name={before}", STOP_AT_ONCE)
     assert command(folder, "other", f"policy.optimizer.name={now}", AUTO, NOT_STOPPED).finished
     assert f"resume: policy.optimizer.name='{now}', was '{before}' until the checkpoint" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """What the rows of a file are: told by the user, or by the keys of the file's first row that has those of a form."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline.gate.settings import GateSettings
 from schemas.forms import DEFAULT_KEYS, RANKED, Form, binary_form, form_of
@@ -54,6 +54,3 @@ def skeleton(row: object) -> object:
     if not isinstance(row, dict):
         return None
     return {key: [] if isinstance(value, list) else None for key, value in row.items()}
-
-
-Row = dict[str, Any]

@@ -98,7 +98,7 @@ class Gate:
             return self._check_rollout(row, content=content, line=line, gathered=gathered)
         if form.form is None:
             return []  # of the user's own form, which no rule knows
-        return self._check_pair(row, form.form, num_bytes=len(content), line=line, gathered=gathered)
+        return self._check_pair(row, form.form, line=line, gathered=gathered)
 
     def _check_rollout(self, row: object, *, content: bytes, line: int, gathered: Gathered) -> list[Problem]:
         validator = validator_of(Kind.ROLLOUT)
@@ -107,12 +107,12 @@ class Gate:
         assert isinstance(row, dict)
         return list(self.rollouts.problems(row, content, line=line, gathered=gathered))
 
-    def _check_pair(self, row: object, form: Form, *, num_bytes: int, line: int, gathered: Gathered) -> list[Problem]:
+    def _check_pair(self, row: object, form: Form, *, line: int, gathered: Gathered) -> list[Problem]:
         read = _read_pair(row, form, self.settings.kind)
         if isinstance(read, list):
             return self._as_told(read, gathered)
         assert isinstance(row, dict)
-        view = view_of(row, read, num_bytes, form)
+        view = view_of(row, read, form)
         problems = [problem for check in self.checks for problem in check(view, self.settings)]
         if self.count_tokens is not None:
             problems += too_long(view, self.settings, self.count_tokens)

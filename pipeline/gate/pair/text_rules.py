@@ -52,9 +52,10 @@ C0 = "".join(chr(code) for code in (*range(0x20), 0x7F) if chr(code) not in "\t\
 C1 = "".join(map(chr, range(0x80, 0xA0)))
 BIDIRECTIONAL = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 _control = re.compile(f"[{re.escape(C0 + C1 + BIDIRECTIONAL)}]")
-CONTROLS = (*sets_of(C0), *sets_of(C1), *sets_of(BIDIRECTIONAL))
-_has_c0 = screen(*sets_of(C0))
-_has_other_control = screen(*sets_of(C1), *sets_of(BIDIRECTIONAL))
+ASCII_CONTROLS = sets_of(C0)
+OTHER_CONTROLS = (*sets_of(C1), *sets_of(BIDIRECTIONAL))
+_has_c0 = screen(*ASCII_CONTROLS)
+_has_other_control = screen(*OTHER_CONTROLS)
 
 REPLACEMENT = "\ufffd"
 CYRILLIC = "[\u00d0\u00d1]"  # the first of both bytes, misread
@@ -90,7 +91,7 @@ DAMAGES = f"{REPLACEMENT}|{MISREAD}"
 _may_be_damaged = screen(DAMAGES)
 
 
-SUSPICIOUS = (TOKENS, *CONTROLS, DAMAGES, KEYS)
+SUSPICIOUS = (TOKENS, *ASCII_CONTROLS, *OTHER_CONTROLS, DAMAGES, KEYS)
 """Patterns of which at least one is in each text in which a rule of this file finds something."""
 
 

@@ -15,7 +15,6 @@ class PairView:
 
     row: dict[str, Any]  # as the file has it
     pair: PreferencePair
-    num_bytes: int  # of the row, as it is stored
     prompt: str  # contents of the messages, one after another
     chosen: str
     rejected: str
@@ -39,13 +38,12 @@ class PairView:
         )
 
 
-def view_of(row: dict[str, Any], pair: PreferencePair, num_bytes: int, form: Form = BINARY) -> PairView:
+def view_of(row: dict[str, Any], pair: PreferencePair, form: Form = BINARY) -> PairView:
     """Make the view of a pair; `row` is what the file has, in the form that is named."""
     texts = text_of(pair.prompt), text_of(pair.chosen), text_of(pair.rejected)
     return PairView(
         row,
         pair,
-        num_bytes,
         *texts,
         key_of(messages_bytes(pair.prompt, "user", pair.tools)),
         messages_bytes(pair.chosen, "assistant"),
