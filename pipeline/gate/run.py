@@ -108,15 +108,15 @@ def check_files(
     return Report(
         tuple(files),
         settings.severities,
-        {rule: found.counts[rule] for rule in Rule if found.counts[rule]},
-        found.kept,
-        found.known,
-        is_stopped,
-        tuple(reader.unreadable.values()),
-        {} if is_stopped else rows.as_dict(),
-        0 if baseline is None or is_stopped else baseline.num_left,
-        sum(file.passed_over for file in counted),
-        len(other_rows),
+        counts={rule: found.counts[rule] for rule in Rule if found.counts[rule]},
+        findings=found.kept,
+        known=found.known,
+        is_stopped=is_stopped,
+        unreadable=tuple(reader.unreadable.values()),
+        statistics={} if is_stopped else rows.as_dict(),
+        unmet=0 if baseline is None or is_stopped else baseline.num_left,
+        passed_over=sum(file.passed_over for file in counted),
+        compared_with=len(other_rows),
     )
 
 
