@@ -1,10 +1,10 @@
 """The `dpo` command: parses, calls one function of a stage, prints.
 
 The commands of the data half lie in pipeline/commands.py and pipeline/gate/command.py, those of the trainer in
-trainer/commands.py and trainer/export_command.py.
+trainer/commands.py and trainer/*_command.py, those that show pages in views/*_command.py.
 
 Data and JSON go to stdout, everything for people to stderr. Each command imports its stage when it runs, so that
-`dpo --help` starts fast and no command but `train` and `export` ever imports torch.
+`dpo --help` starts fast and no command but `train`, `eval` and `export` ever imports torch.
 """
 
 import contextlib
@@ -23,7 +23,11 @@ from pipeline.gate.command import validate_command
 from schemas.errors import EXIT_INTERNAL, EXIT_STOPPED, DpoError, UsageError
 from trainer.cluster_command import cluster_command
 from trainer.commands import config_app, train_command
+from trainer.eval_command import eval_command
 from trainer.export_command import export_command
+from views.compare_command import compare_command
+from views.report_command import report_command
+from views.review_command import review_command
 
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
@@ -154,6 +158,10 @@ app.command("inspect")(inspect_command)
 app.command("validate")(validate_command)
 app.command("train")(train_command)
 app.command("cluster")(cluster_command)
+app.command("report")(report_command)
+app.command("eval")(eval_command)
+app.command("compare")(compare_command)
+app.command("review")(review_command)
 app.command("export")(export_command)
 
 

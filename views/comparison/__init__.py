@@ -1,0 +1,1 @@
+"""`dpo compare`: rollouts before and after, as a page."""

@@ -1,0 +1,1 @@
+"""`dpo report` of rollouts and of pairs."""

@@ -1,0 +1,1 @@
+"""`dpo eval`: what it measured, as a page."""

@@ -1,0 +1,1 @@
+"""`dpo review`: a local page on which people judge responses."""
