@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from views.text import count, number, percent, visible
+from views.text import count, inert, marked, number, percent, visible
 
 POLICY = "default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -47,8 +47,9 @@ def environment() -> Environment:
         loader=PackageLoader("views", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=inert,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": visible, "number": number, "count": count, "percent": percent}
+    made.filters |= {"visible": visible, "marked": marked, "number": number, "count": count, "percent": percent}
     return made

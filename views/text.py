@@ -1,6 +1,8 @@
 """Foreign text on a page: escaped, with what can't be seen made visible, and never longer than a browser bears."""
 
+import re
 import unicodedata
+from typing import Any
 
 from markupsafe import Markup, escape
 
@@ -14,6 +16,9 @@ MOST_CHARACTERS = 20_000
 """Of a text on a page at all; the file that it is from has the rest."""
 
 PLAIN_CONTROLS = "\n\t"
+
+UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a file can't hold, or what would turn the text beside it around."""
 
 
 def visible(text: str, *, shown: int = SHOWN_CHARACTERS, most: int = MOST_CHARACTERS) -> Markup:
@@ -36,6 +41,11 @@ def marked(text: str) -> Markup:
     if text.isascii() and text.isprintable():
         return escape(text)
     return Markup("").join(escape(char) if _is_plain(char) else _odd(char) for char in text)
+
+
+def inert(value: Any) -> Any:
+    """Take out of any text that a template shows what no page may have, attributes and titles included."""
+    return UNFIT.sub("\N{REPLACEMENT CHARACTER}", value) if type(value) is str else value
 
 
 def _block(text: str, kind: str) -> Markup:
