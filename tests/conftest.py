@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the command as a subprocess, a maker of rollout rows, a writer of JSONL."""
+"""Fixtures shared by all tests: the command in a new process or a forked one, makers of rollout rows and of JSONL."""
 
 import json
 import os
@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.warm import WarmServer
+
 # The models of the tests are so small that a second thread only waits; on a busy machine it waits for long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Hundreds of runs: only tests of the report have them make their pages.
+os.environ.setdefault("DPO_REPORT", "0")
 
 # A shell starts what runs in the background with Ctrl-C ignored, nohup with SIGHUP, and children inherit that; the
 # tests send both.
@@ -24,14 +29,23 @@ settings.load_profile("dpo")
 
 ROOT = Path(__file__).resolve().parent.parent
 
+pytest_plugins = ["tests.browser"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put tests that fork first: Polars' threads and what Accelerate knows of a run are no good in a forked process.
 
-    Then come the files with slow tests, so that files are short at the end, where a process may have nothing to do.
+    Then come the files with slow tests, so that files are short at the end, where a process may have nothing to do. At
+    the very end come those of the browser, which leave an event loop running in their thread.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.get_closest_marker("forks") is None, item.path not in slow))
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("browser") is not None,
+            item.get_closest_marker("forks") is None,
+            item.path not in slow,
+        )
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -55,6 +69,23 @@ def dpo(tmp_path):
             timeout=timeout,
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _warm_server():
+    server = WarmServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def warm_dpo(tmp_path, _warm_server):
+    """Do as `dpo`, with torch loaded already; Hugging Face's hub is offline."""
+
+    def run(*args, cwd=None, stdin="", num_processes=1, **env):
+        return _warm_server.run(*args, cwd=cwd or tmp_path, stdin=stdin, num_processes=num_processes, environment=env)
 
     return run
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,21 +37,38 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(folder: Path, output: str, *launcher: str, num_processes: int, settings: tuple[str, ...] = ()) -> Path:
-    command = [sys.executable, "-m", *launcher, "cli", "train", "pairs.jsonl", "--model", "policy", "-o", output]
+def train(dpo: Any, folder: Path, output: str, *, num_processes: int, settings: tuple[str, ...] = ()) -> Path:
+    """Train with `warm_dpo`, whose processes find one another as those of a launcher do."""
+    result = dpo(
+        *("train", "pairs.jsonl", "--model", "policy", "-o", output, *SETTINGS, *settings),
+        cwd=folder,
+        num_processes=num_processes,
+    )
+    return checked(result, folder, output, num_processes)
+
+
+def train_by_torchrun(folder: Path, output: str, *, num_processes: int) -> Path:
+    command = [sys.executable, "-m", *TORCHRUN, f"--nproc-per-node={num_processes}", "-m", "cli", "train"]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
-        [*command, *SETTINGS, *settings], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+        [*command, "pairs.jsonl", "--model", "policy", "-o", output, *SETTINGS],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
+    return checked(result, folder, output, num_processes)
+
+
+def checked(result: Any, folder: Path, output: str, num_processes: int) -> Path:
     assert result.returncode == 0, result.stderr
     assert f"{num_processes} process" in result.stderr
     assert result.stdout.strip() == f"{output}/policy"
     return folder / output
 
 
-def launch(num_processes: int) -> tuple[str, ...]:
-    return ("torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m")
-
+TORCHRUN = ("torch.distributed.run", "--standalone")
 
 OTHERWISE = {
     f"train/{name}" for name in ("step_seconds", "pairs_per_second", "tokens_per_second", "sharing_factor", "memory_gb")
@@ -69,17 +87,22 @@ SPLIT = "policy.tokens_per_microbatch=36"
 @pytest.mark.parametrize(
     ("num_processes", "settings"),
     [
-        (2, ()),
+        (2, ()),  # by torchrun itself
         (3, (SPLIT, "data.order=pairs", "dpo.weighting=prompt")),
         (2, (SPLIT, "policy.attention=rows", "reference=online")),
         (2, (SPLIT, 'loss.mix={"aot": 0.5, "sigmoid": 0.5}', "loss.ld_alpha=0.5")),
         (2, (SPLIT, "loss.wpo_weighting=true")),
     ],
 )
-def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int, settings: tuple[str, ...]) -> None:
+def test_processes_change_nothing_but_rounding(
+    warm_dpo: Any, folder: Path, num_processes: int, settings: tuple[str, ...]
+) -> None:
     others = tuple(setting for setting in settings if setting != SPLIT)  # one process computes it all at once
-    alone = train(folder, "alone", num_processes=1, settings=others)
-    together = train(folder, "together", *launch(num_processes), num_processes=num_processes, settings=settings)
+    alone = train(warm_dpo, folder, "alone", num_processes=1, settings=others)
+    if settings:
+        together = train(warm_dpo, folder, "together", num_processes=num_processes, settings=settings)
+    else:
+        together = train_by_torchrun(folder, "together", num_processes=num_processes)
     expected = load_file(alone / "policy" / "model.safetensors")
     found = load_file(together / "policy" / "model.safetensors")
     start = load_file(folder / "policy" / "model.safetensors")
@@ -96,7 +119,7 @@ def test_processes_change_nothing_but_rounding(folder: Path, num_processes: int,
 
 
 @pytest.mark.slow
-def test_validation_and_checkpoints_are_the_same_on_two_processes(folder: Path) -> None:
+def test_validation_and_checkpoints_are_the_same_on_two_processes(warm_dpo: Any, folder: Path) -> None:
     """Four steps with two checkpoints, each validated, on rows so short that pairs reach from one into another."""
     rows = [{"prompt": f"Other {number}", "chosen": "yes" * (number % 3 + 1), "rejected": "no"} for number in range(7)]
     write_rows(folder / "held_out.jsonl", rows)
@@ -104,8 +127,8 @@ def test_validation_and_checkpoints_are_the_same_on_two_processes(folder: Path) 
         *("data.validation.data_path=held_out.jsonl", "checkpointing.save_period=2", "dpo.max_num_steps=5"),
         "checkpointing.checkpoint_must_save_by=1:00:00:00",  # so that the processes agree on it in each step
     )
-    alone = train(folder, "alone", num_processes=1, settings=settings)
-    together = train(folder, "together", *launch(2), num_processes=2, settings=(*settings, SPLIT))
+    alone = train(warm_dpo, folder, "alone", num_processes=1, settings=settings)
+    together = train(warm_dpo, folder, "together", num_processes=2, settings=(*settings, SPLIT))
     lines = [
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (alone, together)
     ]
@@ -122,7 +145,7 @@ def test_validation_and_checkpoints_are_the_same_on_two_processes(folder: Path) 
 
 
 @pytest.mark.slow
-def test_a_process_without_a_part_in_split_pairs_keeps_step_with_the_others(folder: Path) -> None:
+def test_a_process_without_a_part_in_split_pairs_keeps_step_with_the_others(warm_dpo: Any, folder: Path) -> None:
     """Steps of two pairs on three processes: one whole in a row, the other's sides in two. Who has no part in one of
     them still has to run what the others run, policy and reference, for under FSDP2 they put weights together."""
     rows = [
@@ -142,8 +165,8 @@ def test_a_process_without_a_part_in_split_pairs_keeps_step_with_the_others(fold
         "dpo.val_period=3",
     )
     write_rows(folder / "held_out.jsonl", rows[1:2])  # in one row of one process
-    alone = train(folder, "alone", num_processes=1, settings=settings)
-    together = train(folder, "together", *launch(3), num_processes=3, settings=settings)
+    alone = train(warm_dpo, folder, "alone", num_processes=1, settings=settings)
+    together = train(warm_dpo, folder, "together", num_processes=3, settings=settings)
     found = load_file(together / "policy" / "model.safetensors")
     for name, value in load_file(alone / "policy" / "model.safetensors").items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-6)
@@ -152,7 +175,20 @@ def test_a_process_without_a_part_in_split_pairs_keeps_step_with_the_others(fold
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_run(folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", *launch(2), "cli", "train", "missing.jsonl", "--model", "policy", "-o", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        *TORCHRUN,
+        "--nproc-per-node=2",
+        "-m",
+        "cli",
+        "train",
+        "missing.jsonl",
+        "--model",
+        "policy",
+        "-o",
+        "run",
+    ]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode != 0
     assert "dpo: error: missing.jsonl: no such file" in result.stderr

@@ -42,16 +42,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def plan_of(dpo: Any, folder: Path, *options: str) -> dict[str, Any]:
+def plan_of(warm_dpo: Any, folder: Path, *options: str) -> dict[str, Any]:
     arguments = ("train", "pairs.jsonl", "--model", "policy", "--dry-run", "--json", *OPTIONS, *options)
-    result = dpo(*arguments, cwd=folder)
+    result = warm_dpo(*arguments, cwd=folder)
     assert (result.returncode, result.stderr) == (0, "")
     plan: dict[str, Any] = json.loads(result.stdout)
     return plan
 
 
-def test_the_numbers_of_a_small_file(dpo, folder: Path) -> None:
-    plan = plan_of(dpo, folder)
+def test_the_numbers_of_a_small_file(warm_dpo, folder: Path) -> None:
+    plan = plan_of(warm_dpo, folder)
     memory = plan.pop("memory")
     assert plan == {
         "pairs": 5,
@@ -87,16 +87,16 @@ def test_the_numbers_of_a_small_file(dpo, folder: Path) -> None:
     assert memory["total"] == sum(value for part, value in memory.items() if part != "total")
 
 
-def test_rows_that_are_not_shared(dpo, folder: Path) -> None:
+def test_rows_that_are_not_shared(warm_dpo, folder: Path) -> None:
     """At most 80 tokens in a row, padding included: two sequences of up to 40, so seven responses take four rows."""
-    plan = plan_of(dpo, folder, "policy.attention=rows", "policy.tokens_per_microbatch=60")
+    plan = plan_of(warm_dpo, folder, "policy.attention=rows", "policy.tokens_per_microbatch=60")
     assert plan["attention"] == {"backend": "rows", "reason": "policy.attention=rows"}
     assert plan["rows_per_step"] == {"mean": 4.0, "max": 4}
     assert plan["sharing_factor"] == 1.0
 
 
-def test_steps_of_several_epochs(dpo, folder: Path) -> None:
-    plan = plan_of(dpo, folder, "policy.train_global_batch_size=2", "dpo.max_num_epochs=3")
+def test_steps_of_several_epochs(warm_dpo, folder: Path) -> None:
+    plan = plan_of(warm_dpo, folder, "policy.train_global_batch_size=2", "dpo.max_num_epochs=3")
     assert (plan["steps"], plan["counted_steps"]) == (9, 3)
 
 
@@ -156,8 +156,8 @@ def test_in_a_pod_of_several_a_plan_waits_for_nobody(folder: Path, monkeypatch: 
     assert {name: os.environ.get(name) for name in pod} == pod
 
 
-def test_what_people_read(dpo, folder: Path) -> None:
-    result = dpo("train", "pairs.jsonl", "--model", "policy", "--dry-run", *OPTIONS, cwd=folder)
+def test_what_people_read(warm_dpo, folder: Path) -> None:
+    result = warm_dpo("train", "pairs.jsonl", "--model", "policy", "--dry-run", *OPTIONS, cwd=folder)
     assert (result.returncode, result.stdout) == (0, "")
     for line in (
         "5 pairs of 7 distinct responses to 3 prompts",
@@ -173,10 +173,10 @@ def test_what_people_read(dpo, folder: Path) -> None:
         assert line in result.stderr.splitlines()
 
 
-def test_nothing_is_written_and_no_weights_are_needed(dpo, folder: Path) -> None:
+def test_nothing_is_written_and_no_weights_are_needed(warm_dpo, folder: Path) -> None:
     (folder / "policy" / "model.safetensors").unlink()
     before = set(folder.rglob("*"))
-    result = dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", "--dry-run", *OPTIONS, cwd=folder)
+    result = warm_dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", "--dry-run", *OPTIONS, cwd=folder)
     assert result.returncode == 0, result.stderr
     assert set(folder.rglob("*")) == before
 
@@ -198,8 +198,10 @@ def test_nothing_is_written_and_no_weights_are_needed(dpo, folder: Path) -> None
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_mistakes_are_told_as_by_a_run(dpo, folder: Path, arguments: list[str], exit_code: int, message: str) -> None:
-    result = dpo("train", *arguments, "--dry-run", cwd=folder)
+def test_mistakes_are_told_as_by_a_run(
+    warm_dpo, folder: Path, arguments: list[str], exit_code: int, message: str
+) -> None:
+    result = warm_dpo("train", *arguments, "--dry-run", cwd=folder)
     assert (result.returncode, result.stdout) == (exit_code, ""), result.stderr
     (line,) = result.stderr.splitlines()
     assert message in line

@@ -310,11 +310,11 @@ def test_what_gym_writes_beside_a_collection_is_left_out(dpo):
 
 @pytest.mark.slow
 @with_collected
-def test_a_policy_trains_on_the_pairs_of_a_real_collection(dpo, tmp_path):
+def test_a_policy_trains_on_the_pairs_of_a_real_collection(dpo, warm_dpo, tmp_path):
     assert dpo("collect-pairs", MCQA, "-o", "pairs.jsonl").returncode == 0
     policy = Path(__file__).parents[1] / "data" / "samples" / "policy"
     settings = ["policy.train_global_batch_size=353", "policy.train_micro_batch_size=64", "policy.optimizer.lr=1e-5"]
-    run = dpo("train", "pairs.jsonl", "--model", policy, "-o", "run", *settings)
+    run = warm_dpo("train", "pairs.jsonl", "--model", policy, "-o", "run", *settings)
     assert run.returncode == 0, run.stderr
     assert "705 pairs of 567 distinct responses to 73 prompts" in run.stderr
     losses = [json.loads(line)["train/loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

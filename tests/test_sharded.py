@@ -1,10 +1,8 @@
 """FSDP2 on CPU processes against one process: the same pairs in the same steps give the same weights."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,8 +11,6 @@ from safetensors.torch import load_file
 from schemas.preference import write_rows
 from tests.tiny_models import save_tiny_policy
 from tests.training_runs import STEPS_OF_EIGHT
-
-REPOSITORY = Path(__file__).parents[1]
 
 # Groups of five responses behind one prompt; in rows of 36 tokens most pairs reach from one row into another.
 SETTINGS = (
@@ -38,18 +34,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(folder: Path, output: str, *settings: str, num_processes: int) -> Path:
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={num_processes}", "-m"]
-    command = [sys.executable, "-m", *(launcher if num_processes > 1 else []), "cli", "train", "pairs.jsonl"]
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, "--model", "policy", "-o", output, *SETTINGS, *settings],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+def train(dpo: Any, folder: Path, output: str, *settings: str, num_processes: int) -> Path:
+    """Train with `warm_dpo`, whose processes find one another as those of a launcher do."""
+    told = ("train", "pairs.jsonl", "--model", "policy", "-o", output, *SETTINGS, *settings)
+    result = dpo(*told, cwd=folder, num_processes=num_processes)
     assert result.returncode == 0, result.stderr
     return folder / output
 
@@ -77,15 +65,15 @@ FULL = (
     ],
 )
 def test_shards_change_nothing_but_rounding(
-    folder: Path, num_processes: int, profile: str, settings: tuple[str, ...], tied: bool
+    warm_dpo: Any, folder: Path, num_processes: int, profile: str, settings: tuple[str, ...], tied: bool
 ) -> None:
     save_tiny_policy(folder / "policy", tie_word_embeddings=tied)
-    alone = train(folder, "alone", *settings, num_processes=1)
+    alone = train(warm_dpo, folder, "alone", *settings, num_processes=1)
     if profile == "hsdp":  # two copies of the model, as on two nodes of two processes
         profile = str(folder / "copies.yaml")
         Path(profile).write_text(HYBRID)
     cluster = ("cluster.gpus_per_node=none", f"cluster.accelerate_config={profile}")
-    shared = train(folder, "shared", *settings, *cluster, SPLIT, num_processes=num_processes)
+    shared = train(warm_dpo, folder, "shared", *settings, *cluster, SPLIT, num_processes=num_processes)
     expected, found = (load_file(run / "policy" / "model.safetensors") for run in (alone, shared))
     start = load_file(folder / "policy" / "model.safetensors")
     assert expected.keys() == found.keys()

@@ -111,9 +111,9 @@ MISCONFIGURATIONS = [
 
 
 @pytest.mark.parametrize(("arguments", "exit_code", "message"), MISUSES, ids=lambda value: str(value)[:60])
-def test_misuse(dpo, folder: Path, arguments: list[str], exit_code: int, message: str) -> None:
+def test_misuse(warm_dpo, folder: Path, arguments: list[str], exit_code: int, message: str) -> None:
     before = {path: path.stat().st_size for path in folder.rglob("*")}
-    result = dpo("train", *arguments, cwd=folder, HF_HUB_OFFLINE="1", HF_HOME=str(folder.parent / "hub"))
+    result = warm_dpo("train", *arguments, cwd=folder)
     assert result.returncode == exit_code, result.stderr
     line, *more = result.stderr.splitlines()
     assert line.startswith("dpo: error: ")
@@ -227,14 +227,14 @@ def test_the_policy_is_all_that_goes_to_stdout(dpo, folder: Path) -> None:
     assert "step    1/1  loss 0.6931" in result.stderr
 
 
-def test_pairs_may_come_from_stdin(dpo, folder: Path) -> None:
+def test_pairs_may_come_from_stdin(warm_dpo, folder: Path) -> None:
     rows = (folder / "pairs.jsonl").read_text()
-    result = dpo("train", "-", "--model", "policy", "-o", "run", *QUICK, cwd=folder, stdin=rows)
+    result = warm_dpo("train", "-", "--model", "policy", "-o", "run", *QUICK, cwd=folder, stdin=rows)
     assert (result.returncode, result.stdout) == (0, "run/policy\n"), result.stderr
 
 
-def test_json(dpo, folder: Path) -> None:
-    result = dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", "--json", *QUICK, cwd=folder)
+def test_json(warm_dpo, folder: Path) -> None:
+    result = warm_dpo("train", "pairs.jsonl", "--model", "policy", "-o", "run", "--json", *QUICK, cwd=folder)
     summary = json.loads(result.stdout)
     assert (summary["policy_dir"], summary["steps"], summary["pairs"]) == ("run/policy", 1, 3)
     assert summary["metrics"]["loss"] == pytest.approx(0.6931, abs=1e-4)
