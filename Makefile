@@ -5,16 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 
-.PHONY: help demo test torture check format clean
+.PHONY: help demo test test-browser torture check format clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 demo: $(VENV)/.train ## rollouts to pairs to a trained policy, on the samples
 	@bash data/samples/demo.sh $(BIN) runs/demo
 
-test: check ## what CI runs: check, then all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+test: check ## what CI runs: check, then all tests but those of the browser
+	$(BIN)/python -m pytest -m "not browser" --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test-browser: $(VENV)/.test ## what CI runs too: the pages in Chromium, which the system has to have
+	@$(BIN)/python -m tests.browser
+	$(BIN)/python -m pytest -m browser --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 torture: $(VENV)/.test ## kill -9 at 200 points of a run; each must end as if nothing had been
 	DPO_TORTURE_KILLS=$${DPO_TORTURE_KILLS:-200} $(BIN)/python -m pytest --capture no tests/test_torture.py -k killed

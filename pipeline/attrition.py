@@ -1,7 +1,7 @@
 """The account of a collection: each row that enters leaves in a pair or under one named reason."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 
@@ -30,6 +30,7 @@ class Reason(StrEnum):
     DUPLICATE_KEY = "duplicate_key"
     SINGLE_ROLLOUT = "single_rollout"
     EQUAL_REWARDS = "equal_rewards"
+    NOT_PREFERRED = "not_preferred"
     BELOW_MARGIN = "below_margin"
     REWARD_BOUNDS = "reward_bounds"
     EQUAL_RESPONSES = "equal_responses"
@@ -63,6 +64,7 @@ MEANING = {
     Reason.DUPLICATE_KEY: "its task and rollout index occurs more than once, and --duplicate-keys drop",
     Reason.SINGLE_ROLLOUT: "the only usable rollout of its prompt and task in its file",
     Reason.EQUAL_REWARDS: "all rollouts of its prompt have the same reward",
+    Reason.NOT_PREFERRED: "people who compared it with others preferred neither (--labels)",
     Reason.BELOW_MARGIN: "no other rollout of its prompt is a margin apart",
     Reason.REWARD_BOUNDS: "its pairs miss --min-chosen-reward or --max-rejected-reward",
     Reason.EQUAL_RESPONSES: "all rollouts of its prompt that are a margin apart have the same text",
@@ -73,8 +75,8 @@ MEANING = {
     Reason.OVER_CAP: "its pairs are beyond --max-pairs-per-prompt or --max-pairs-per-agent",
 }
 
-PAIR_REASONS = tuple(Reason)[tuple(Reason).index(Reason.BELOW_MARGIN) :]
-"""Why two rollouts of different rewards are no pair, in the order in which that is looked at."""
+PAIR_REASONS = tuple(Reason)[tuple(Reason).index(Reason.NOT_PREFERRED) :]
+"""Why two rollouts that people or their rewards tell apart are no pair, in the order in which that is looked at."""
 
 
 class RowDropped(Exception):
@@ -84,6 +86,24 @@ class RowDropped(Exception):
         super().__init__(f"{reason}: {detail}" if detail else str(reason))
         self.reason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True)
+class LabelUse:
+    """What became of the labels of people. `read` = `matched` + `unmatched` + `repeated` + `contradicting`."""
+
+    read: int
+    matched: int  # two rollouts of one group
+    repeated: int  # said once more what another says
+    contradicting: int  # said otherwise than another
+    confirmed: int  # pairs
+    turned: int
+    decided: int  # of equal rewards
+
+    @property
+    def unmatched(self) -> int:
+        """Count the labels of pairs that are not there."""
+        return self.read - self.matched - self.repeated - self.contradicting
 
 
 @dataclass(frozen=True)
@@ -102,6 +122,7 @@ class Attrition:
     left_out: Counter[Reason] = field(default_factory=Counter)  # pairs of different rewards that were not taken
     several_messages: int = 0  # pairs with a response of several messages
     with_token_ids: int | None = None  # pairs that carry the policy's token ids; None: they were not asked for
+    labels: LabelUse | None = None  # None: there are none
 
     def as_dict(self) -> dict[str, object]:
         """Give the account as JSON types."""
@@ -109,7 +130,11 @@ class Attrition:
             key: getattr(self, key)
             for key in ("parsed", "eligible", "groups", "varied_groups", "paired_groups", "paired_rollouts", "pairs")
         }
-        asked_for = {} if self.with_token_ids is None else {"pairs_with_token_ids": self.with_token_ids}
+        asked_for: dict[str, object] = {}
+        if self.with_token_ids is not None:
+            asked_for["pairs_with_token_ids"] = self.with_token_ids
+        if self.labels is not None:
+            asked_for["labels"] = {**asdict(self.labels), "unmatched": self.labels.unmatched}
         return {
             "rows": self.rows,
             "dropped": named(self.dropped),

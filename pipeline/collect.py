@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.attrition import Attrition, Reason
 from pipeline.compose import ComposeTask, Names, compose
 from pipeline.intake import Intake, Machinery, Missing, intake
+from pipeline.labels import Labels, labels_entry, read_labels
 from pipeline.manifest import manifest_path, write_manifest
 from pipeline.output import Written, open_output, path_of_part, refuse_suffix
 from pipeline.rejects import refuse_unrepeatable, write_rejects
@@ -76,15 +77,16 @@ def collect_pairs(
     machinery = machinery or Machinery()
     if output is not None and machinery.scratch_parent is None:
         machinery = Machinery(machinery.num_workers, machinery.chunk_bytes, _folder_of(output))
+    labels = None if settings.labels is None else read_labels(settings.labels)
     writes = output is not None
     with intake(
         inputs, settings, machinery, keep_texts=writes, keep_rejects=bool(rejects), hash_inputs=writes
     ) as taken:
-        return _pair_and_write(inputs, taken, output, settings, rejects)
+        return _pair_and_write(inputs, taken, output, settings, labels, rejects)
 
 
 def _pair_and_write(
-    inputs: Inputs, taken: Intake, output: Path | None, settings: Settings, rejects: Path | None
+    inputs: Inputs, taken: Intake, output: Path | None, settings: Settings, labels: Labels | None, rejects: Path | None
 ) -> Collection:
     from pipeline.pairing import pair_rollouts
     from pipeline.split import parts_of_groups
@@ -92,9 +94,9 @@ def _pair_and_write(
 
     gathered = taken.gathered
     rollouts = rollouts_of(gathered, settings)
-    pairing = pair_rollouts(rollouts.ranked, settings)
-    attrition = _account(taken, rollouts, pairing)
-    examples = _examples(inputs, taken, rollouts, pairing)
+    pairing = pair_rollouts(rollouts.ranked, settings, labels)
+    attrition = account(taken, rollouts, pairing)
+    examples = examples_of(inputs, taken, rollouts, pairing)
     outputs: list[Written] = []
     if output is not None and attrition.pairs:
         parts = parts_of_groups(
@@ -105,7 +107,7 @@ def _pair_and_write(
             seed=settings.seed,
         )
         files = {path_of_part(output, part): pairs for part, pairs in parts.items() if len(pairs)}
-        outputs = _write(files, inputs, taken, rollouts, settings)
+        outputs = _write(files, inputs, taken, rollouts, settings, labels)
     if rejects is not None:
         write_rejects(
             rejects, inputs.sources, _rejected(taken, rollouts, pairing), max_line_bytes=settings.max_line_bytes
@@ -117,6 +119,7 @@ def _pair_and_write(
             inputs=[_input_entry(path, taken.digests.get(path)) for path in _read(inputs)],
             outputs=outputs,
             attrition=attrition,
+            labels=None if settings.labels is None else labels_entry(settings.labels),
         )
     return Collection(attrition, inputs, taken.missing, examples, outputs, _stale(output, outputs))
 
@@ -128,7 +131,7 @@ def _stale(output: Path | None, outputs: Sequence[Written]) -> list[Path]:
     return [path for part in Part if (path := path_of_part(output, part)) not in written and path.is_file()]
 
 
-def _account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attrition:
+def account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attrition:
     """Put together the reasons of reading, of the table and of pairing, and hold the sum."""
     gathered = taken.gathered
     later: Counter[Reason] = Counter()
@@ -150,12 +153,14 @@ def _account(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> Attriti
         left_out=pairing.left_out,
         several_messages=pairing.num_several_messages,
         with_token_ids=pairing.num_with_token_ids,
+        labels=pairing.labels,
     )
     attrition.check()
     return attrition
 
 
-def _examples(inputs: Inputs, taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> dict[Reason, str]:
+def examples_of(inputs: Inputs, taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> dict[Reason, str]:
+    """Give the place of the first row of each reason, and what was met there."""
     found = dict(taken.gathered.examples)
     for frame in (rollouts.duplicates, pairing.unpaired):
         for reason, row in _first_rows(frame):
@@ -184,7 +189,12 @@ def _rejected(taken: Intake, rollouts: "Rollouts", pairing: "Pairing") -> list[t
 
 
 def _write(
-    files: "dict[Path, pl.DataFrame]", inputs: Inputs, taken: Intake, rollouts: "Rollouts", settings: Settings
+    files: "dict[Path, pl.DataFrame]",
+    inputs: Inputs,
+    taken: Intake,
+    rollouts: "Rollouts",
+    settings: Settings,
+    labels: Labels | None,
 ) -> list[Written]:
     """Write all files; each is moved into its place once all are whole."""
     names = Names(rollouts.spools, rollouts.agents, [place_text(source.path) for source in inputs.sources])
@@ -195,7 +205,8 @@ def _write(
         advance = stack.enter_context(progress("writing", total=total, unit="pairs"))
         for out in outputs:
             write = stack.enter_context(open_output(out.path, settings, out))
-            for composed in taken.workers.run(compose, _compose_tasks(files[out.path], rollouts, names, num_slots)):
+            tasks = _compose_tasks(files[out.path], rollouts, names, num_slots, labels)
+            for composed in taken.workers.run(compose, tasks):
                 write(_content(taken.scratch / composed.name, composed.num_bytes))
                 advance(composed.num_rows)
     return outputs
@@ -210,9 +221,13 @@ def _content(path: Path, num_bytes: int) -> memoryview:
         return content
 
 
-def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names, num_slots: int) -> Iterator[ComposeTask]:
+def _compose_tasks(
+    pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names, num_slots: int, labels: Labels | None
+) -> Iterator[ComposeTask]:
     """Cut the pairs into tasks of some megabytes of output each."""
     import polars as pl
+
+    from pipeline.labelled import told_of_pairs
 
     asked_in_ids = {"prompt_tokens"} & set(rollouts.ranked.columns)
     ranked = rollouts.ranked.select("row", "reward", "flags", "agent", "group_high", "group_low", *asked_in_ids)
@@ -226,9 +241,13 @@ def _compose_tasks(pairs: "pl.DataFrame", rollouts: "Rollouts", names: Names, nu
         if not some["chosen"]:
             continue
         first, last = min(some["chosen"]), max(some["rejected"])
+        told: tuple[list[bytes], list[bool]] | tuple[()] = ()
+        if labels is not None:  # which turn pairs
+            first, last = min(first, *some["rejected"]), max(last, *some["chosen"])
+            told = told_of_pairs(pairs[start:end], rollouts.ranked, labels)
         rows = columns[first : last + 1].to_dict(as_series=False)
         chosen, rejected, margin = (some[name] for name in ("chosen", "rejected", "margin"))
-        yield ComposeTask(number % num_slots, first, rows, chosen, rejected, margin, names)
+        yield ComposeTask(number % num_slots, first, rows, chosen, rejected, margin, names, *told)
 
 
 def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, settings: Settings) -> None:
@@ -241,7 +260,7 @@ def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, s
         refuse_suffix(output)
     wanted = _planned_files(output, settings) + ([] if rejects is None else [rejects])
     for path in wanted:
-        if path.is_file() and any(_is_same(path, given) for given in _given(inputs)):
+        if path.is_file() and any(_is_same(path, given) for given in _given(inputs, settings)):
             raise UsageError(f"{path_text(path)}: is an input too; name another file")
         refuse_unwritable(path)
     if len({os.path.realpath(path) for path in wanted}) < len(wanted):
@@ -250,12 +269,14 @@ def _refuse_outputs(inputs: Inputs, output: Path | None, rejects: Path | None, s
         )
 
 
-def _given(inputs: Inputs) -> Iterator[Path]:
+def _given(inputs: Inputs, settings: Settings) -> Iterator[Path]:
     """Name all files that must not be written over: what is read, and what was named but is not read.
 
     Pairs and rejects of an earlier run, found in a folder, are written anew.
     """
     yield from _read(inputs)
+    if settings.labels is not None:
+        yield settings.labels
     yield from (path for path, kind in inputs.left_out if kind not in {PAIRS, REJECTS, MANIFEST})
 
 

@@ -145,6 +145,13 @@ def collect_pairs_command(
         bool,
         typer.Option("--token-ids", help="Write the token ids that the policy sampled into each row, where known."),
     ] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=CHOICE,
+            help="What people say of pairs, as dpo review --format labels writes it; it counts more than rewards.",
+        ),
+    ] = None,
     rejects: Annotated[
         Path | None, typer.Option(help="File for the rows that are in no pair, each with its reason.")
     ] = None,
@@ -186,6 +193,7 @@ def collect_pairs_command(
         seed=seed,
         sources=sources,
         token_ids=token_ids,
+        labels=labels,
         max_line_bytes=max_line_mb * MIB,
     )
     from pipeline.collect import collect_pairs

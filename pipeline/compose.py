@@ -42,6 +42,8 @@ class ComposeTask(NamedTuple):
     rejected: list[int]
     margin: list[float]
     names: Names
+    reviewed: list[bytes] | None = None  # JSON: what people say of each pair; None: there are no labels
+    is_rewarded: list[bool] | None = None  # whether the rewards say the same
 
 
 class Composed(NamedTuple):
@@ -55,10 +57,14 @@ class Composed(NamedTuple):
 def compose(scanner: Scanner, task: ComposeTask) -> Composed:
     """Write the rows of some pairs to a file of their own."""
     rows = _Rows(task, SpoolReader(scanner.scratch), scanner.settings)
-    lines = [
-        rows.row(chosen, rejected, margin)
-        for chosen, rejected, margin in zip(task.chosen, task.rejected, task.margin, strict=True)
-    ]
+    pairs = zip(task.chosen, task.rejected, task.margin, strict=True)
+    if task.reviewed is None or task.is_rewarded is None:
+        lines = [rows.row(chosen, rejected, margin) for chosen, rejected, margin in pairs]
+    else:
+        lines = [
+            rows.row(*pair, reviewed=reviewed, is_rewarded=is_rewarded)
+            for pair, reviewed, is_rewarded in zip(pairs, task.reviewed, task.is_rewarded, strict=True)
+        ]
     rows.close()
     name = f"part-{task.slot}"
     return Composed(name, _overwrite(os.fsencode(scanner.scratch / name), lines), len(lines))
@@ -81,11 +87,19 @@ class _Rows:
         self._prompts: dict[tuple[int, int], bytes] = {}
         self.close = reader.close
 
-    def row(self, chosen: int, rejected: int, margin: float) -> bytes:
-        """Make the row of one pair."""
-        better = self._chosen.get(chosen) or self._as_chosen(chosen)
-        worse = self._rejected.get(rejected) or self._as_rejected(rejected)
-        told = self._margins.get(margin) or self._margins.setdefault(margin, b',"margin":' + _encode(margin))
+    def row(
+        self, chosen: int, rejected: int, margin: float, *, reviewed: bytes = b"", is_rewarded: bool = True
+    ) -> bytes:
+        """Make the row of one pair; rewards that say otherwise than people are not told as those of the sides."""
+        if is_rewarded:
+            better = self._chosen.get(chosen) or self._as_chosen(chosen)
+            worse = self._rejected.get(rejected) or self._as_rejected(rejected)
+            told = self._margins.get(margin) or self._margins.setdefault(margin, b',"margin":' + _encode(margin))
+        else:
+            better = self._pieces_of_chosen(chosen, is_rewarded=False)
+            worse = self._pieces_of_rejected(rejected, is_rewarded=False)
+            told = b',"margin":null'
+        told += reviewed
         if self._settings.across_agents:
             agents = (
                 self._agents[int(self._task.rollouts["agent"][place - self._task.first_place])]
@@ -98,10 +112,18 @@ class _Rows:
         return b"".join((better[0], worse[0], better[1], worse[1], told, better[2]))
 
     def _as_chosen(self, place: int) -> tuple[bytes, bytes, bytes]:
+        self._chosen[place] = pieces = self._pieces_of_chosen(place)
+        return pieces
+
+    def _as_rejected(self, place: int) -> tuple[bytes, bytes]:
+        self._rejected[place] = pieces = self._pieces_of_rejected(place)
+        return pieces
+
+    def _pieces_of_chosen(self, place: int, *, is_rewarded: bool = True) -> tuple[bytes, bytes, bytes]:
         """Give the row's beginning, what follows both responses, and the row's end."""
         column, index = self._task.rollouts, place - self._task.first_place
         prompt, tools = self._asked(column, index)
-        response, told = self._response(column, index), self._told(column, index, b"chosen_")
+        response, told = self._response(column, index), self._told(column, index, b"chosen_", is_rewarded=is_rewarded)
         if self._ranked:
             begin = b'{"context":%b,"completions":[{"rank":0,"completion":%b%b' % (prompt, response, told)
             tail = b'}],"tools":' + tools if tools else b"}]"
@@ -112,18 +134,15 @@ class _Rows:
             tail = tools + told
         group = struct.pack("<qq", column["group_high"][index], column["group_low"][index]).hex().encode()
         agent = b"" if self._settings.across_agents else b',"agent":' + self._agents[int(column["agent"][index])]
-        pieces = (begin, tail, b',"group":"%b"%b}\n' % (group, agent))
-        self._chosen[place] = pieces
-        return pieces
+        return begin, tail, b',"group":"%b"%b}\n' % (group, agent)
 
-    def _as_rejected(self, place: int) -> tuple[bytes, bytes]:
+    def _pieces_of_rejected(self, place: int, *, is_rewarded: bool = True) -> tuple[bytes, bytes]:
         """Give the rejected response's part, and what follows both responses."""
         column, index = self._task.rollouts, place - self._task.first_place
-        response, told = self._response(column, index), self._told(column, index, b"rejected_")
-        ranked = b'},{"rank":1,"completion":%b%b' % (response, told) if self._ranked else b""
-        pieces = (ranked, b"") if self._ranked else (b',"rejected":' + response, told)
-        self._rejected[place] = pieces
-        return pieces
+        response, told = self._response(column, index), self._told(column, index, b"rejected_", is_rewarded=is_rewarded)
+        if self._ranked:
+            return b'},{"rank":1,"completion":%b%b' % (response, told), b""
+        return b',"rejected":' + response, told
 
     def _tokens_of_pair(self, chosen: int, rejected: int) -> tuple[bytes, bytes, bytes]:
         """Give the columns of token ids: the prompt's, and those of each side; all are null or none is."""
@@ -153,10 +172,10 @@ class _Rows:
             self._known_tokens[place] = known
         return known
 
-    def _told(self, column: Columns, index: int, side: bytes) -> bytes:
+    def _told(self, column: Columns, index: int, side: bytes, *, is_rewarded: bool) -> bytes:
         """Say what the table knows of a rollout; beside a completion, the keys need not name the side."""
         side = b"" if self._ranked else side
-        reward = _encode(column["reward"][index])
+        reward = _encode(column["reward"][index]) if is_rewarded else b"null"
         truncated = b"true" if int(column["flags"][index]) & IS_TRUNCATED else b"false"
         told = b',"%breward":%b,"%btruncated":%b' % (side, reward, side, truncated)
         if not self._settings.sources:

@@ -18,6 +18,8 @@ from schemas.terminal import counted, progress
 if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker processes are forked before
     import polars as pl
 
+    from pipeline.table import Rollouts
+
 NUM_BINS = 10
 MAX_REWARD_LEVELS = 5
 MARGINS = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -106,18 +108,19 @@ def inspect_rollouts(places: Sequence[Path], settings: Settings, machinery: Mach
         told = "; ".join(f"{place_text(path)}: {kind}" for path, kind in inputs.left_out)
         raise DpoError(f"none of the files holds rollouts: {told}")
     with intake(inputs, settings, machinery or Machinery(), keep_texts=False) as taken:
-        return _inspected(inputs, taken, settings)
+        from pipeline.table import rollouts_of
+
+        return inspected(inputs, taken, rollouts_of(taken.gathered, settings), settings)
 
 
-def _inspected(inputs: Inputs, taken: Intake, settings: Settings) -> Inspection:
+def inspected(inputs: Inputs, taken: Intake, rollouts: "Rollouts", settings: Settings) -> Inspection:
+    """Describe rollouts that are read already."""
     import polars as pl
 
     from pipeline.scan import IS_TRUNCATED
-    from pipeline.table import rollouts_of
 
     gathered = taken.gathered
     by_agent = gathered.dropped_by_agent
-    rollouts = rollouts_of(gathered, settings)
     frame = rollouts.ranked.with_columns(is_truncated=pl.col("flags").cast(pl.Int64) & IS_TRUNCATED != 0)
     duplicates = Counter(
         {Reason(reason): count for reason, count in rollouts.duplicates["reason"].value_counts().rows()}

@@ -31,6 +31,7 @@ def write_manifest(
     inputs: Iterable[dict[str, Any]],
     outputs: Iterable[Written],
     attrition: Attrition,
+    labels: dict[str, Any] | None = None,
 ) -> None:
     """Write the manifest, after all that it speaks of is in its place.
 
@@ -40,6 +41,7 @@ def write_manifest(
     content = {
         "settings": settings.as_dict(),
         "inputs": list(inputs),
+        **({} if labels is None else {"labels": labels}),
         "outputs": [
             {"path": path_text(out.path), "pairs": out.num_pairs, "bytes": out.num_bytes, "sha256": out.sha256}
             for out in outputs

@@ -119,7 +119,7 @@ def _parquet(stream: _Hashing, settings: Settings) -> Iterator[Callable[[memoryv
     import pyarrow as pa
     from pyarrow import parquet
 
-    schema = _arrow_schema(settings.format, token_ids=settings.token_ids)
+    schema = _arrow_schema(settings.format, token_ids=settings.token_ids, labels=settings.labels is not None)
     with parquet.ParquetWriter(pa.PythonFile(stream, "w"), schema, compression="zstd") as writer:
 
         def write(lines: memoryview) -> None:
@@ -129,7 +129,7 @@ def _parquet(stream: _Hashing, settings: Settings) -> Iterator[Callable[[memoryv
         yield write
 
 
-def _arrow_schema(form: Format, *, token_ids: bool) -> "pa.Schema":
+def _arrow_schema(form: Format, *, token_ids: bool, labels: bool) -> "pa.Schema":
     """Say the types of the columns.
 
     Tool schemas and arguments differ from row to row, so they are JSON in strings.
@@ -158,6 +158,10 @@ def _arrow_schema(form: Format, *, token_ids: bool) -> "pa.Schema":
     common = [("margin", pa.float64()), *((name, pa.string()) for name in texts)]
     if token_ids:
         common.append(("prompt_token_ids", pa.list_(pa.int32())))
+    if labels:
+        votes = pa.struct([(name, pa.int64()) for name in ("chosen", "rejected", "tie", "both_bad")])
+        common += [("review", pa.string()), ("reviewers", pa.list_(pa.string())), ("review_votes", votes)]
+        common += [(name, pa.float64()) for name in ("verifier_chosen_reward", "verifier_rejected_reward")]
     if form is Format.PREFERENCE:
         completion = pa.struct(
             [

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from pipeline.attrition import PAIR_REASONS, Reason
+from pipeline.labelled import IS_DECIDED, IS_UNDECIDED
 from pipeline.reasoning import ReasoningPolicy
 from pipeline.scan import HAS_REASONING, IS_TRUNCATED
 from pipeline.settings import Settings
@@ -20,6 +21,8 @@ MAX_CANDIDATES_OF_ONE_PROMPT = 10_000_000  # about 2 GB
 TAKEN = len(PAIR_REASONS)
 
 OF_PAIRING = ("reward", "response", "flags", "num_chars", "agent", "sample")
+MARGIN = pl.col("chosen_reward") - pl.col("rejected_reward")
+GREATEST = sys.float_info.max
 
 
 def slabs(ranked: pl.DataFrame) -> Iterator[pl.DataFrame]:
@@ -40,13 +43,18 @@ def slabs(ranked: pl.DataFrame) -> Iterator[pl.DataFrame]:
 
 def candidate_pairs(slab: pl.LazyFrame) -> pl.LazyFrame:
     """Pair every two rollouts of a group whose rewards differ, the higher one chosen."""
+    return every_two(slab).filter(pl.col("margin") > 0)
+
+
+def every_two(slab: pl.LazyFrame, *, columns: tuple[str, ...] = OF_PAIRING) -> pl.LazyFrame:
+    """Pair every two rollouts of a group, the one before the other in the ranked frame chosen, with these columns."""
     reward = pl.col("reward")
     slab = slab.with_columns(
         group_size=pl.len().over("group"),
         group_mean=reward.mean().over("group"),
         group_deviation=reward.std(ddof=0).over("group"),
     )
-    behind = slab.select(rejected="place", **{f"rejected_{name}": name for name in OF_PAIRING})
+    behind = slab.select(rejected="place", **{f"rejected_{name}": name for name in columns})
     return (
         slab.select(
             "group",
@@ -55,20 +63,28 @@ def candidate_pairs(slab: pl.LazyFrame) -> pl.LazyFrame:
             "group_deviation",
             chosen="place",
             rejected=pl.int_ranges(pl.col("place") + 1, pl.col("end"), dtype=pl.get_index_type()),
-            **{f"chosen_{name}": pl.col(name) for name in OF_PAIRING},
+            **{f"chosen_{name}": pl.col(name) for name in columns},
         )
         .explode("rejected", empty_as_null=False)
         .join(behind, on="rejected", maintain_order="left")
-        .with_columns(margin=(pl.col("chosen_reward") - pl.col("rejected_reward")).clip(upper_bound=sys.float_info.max))
-        .filter(pl.col("margin") > 0)
+        .with_columns(margin=MARGIN.clip(upper_bound=GREATEST))
     )
 
 
 def with_reasons(pairs: pl.LazyFrame, settings: Settings, deviations: pl.LazyFrame) -> pl.LazyFrame:
-    """Name the first rule that speaks against each pair; `deviations` has the reward's by agent."""
+    """Name the first rule that speaks against each pair; `deviations` has the reward's by agent.
+
+    What people decided is not held to the rules on rewards.
+    """
+    below, out_of_bounds = _is_below_margin(settings), _is_out_of_bounds(settings)
+    of_people = {}
+    if settings.labels is not None:
+        of_people = {Reason.NOT_PREFERRED: IS_UNDECIDED}
+        below, out_of_bounds = below & ~IS_DECIDED, out_of_bounds & ~IS_DECIDED
     rules = {
-        Reason.BELOW_MARGIN: _is_below_margin(settings),
-        Reason.REWARD_BOUNDS: _is_out_of_bounds(settings),
+        **of_people,
+        Reason.BELOW_MARGIN: below,
+        Reason.REWARD_BOUNDS: out_of_bounds,
         Reason.EQUAL_RESPONSES: pl.col("chosen_response") == pl.col("rejected_response"),
         Reason.CHOSEN_TRUNCATED: _has("chosen", IS_TRUNCATED),
         Reason.REASONING_DIFFERS: _differs_in_reasoning(settings),

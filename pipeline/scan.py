@@ -16,6 +16,7 @@ import msgspec
 from pipeline.attrition import Reason, RowDropped
 from pipeline.chunks import Chunk, lines_of
 from pipeline.identify import agent_name
+from pipeline.labels import asked_number, said_number
 from pipeline.materialized import ROLLOUT_MASK, TASK_SHIFT, read_materialized, rollout_key
 from pipeline.plain import plain_rollout, takes_plain
 from pipeline.prompts import Prompts
@@ -53,12 +54,18 @@ TOKEN_COLUMNS = {
     "loss_mask_bytes": "i",
 }
 """Columns that are there only if token ids are asked for."""
+LABEL_COLUMNS = {
+    "asked": "q",  # equal for prompts and tools that people see no difference in
+    "said": "q",  # the same of responses
+}
+"""Columns that are there only if there are labels of people."""
 NO_INDEX = -1
 
 
 def columns_of(settings: Settings) -> dict[str, str]:
     """Give the columns of a collection."""
-    return {**COLUMNS, **TOKEN_COLUMNS} if settings.token_ids else COLUMNS
+    columns = {**COLUMNS, **TOKEN_COLUMNS} if settings.token_ids else COLUMNS
+    return columns if settings.labels is None else {**columns, **LABEL_COLUMNS}
 
 
 def empty_columns(columns: dict[str, str]) -> "dict[str, array[int] | array[float]]":
@@ -210,7 +217,7 @@ def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int) -> tup
     prompt = question.text if scanner.writes_text and question.text else question.prompt
     if question.place < 0:
         question.place = scanner.spool.append(prompt + question.tools)
-    values = (
+    values: tuple[float, ...] = (
         line,
         agent,
         rollout.reward,
@@ -230,7 +237,11 @@ def _values(scanner: Scanner, rollout: Rollout, *, line: int, agent: int) -> tup
         scanner.spool.append(response),
         len(response),
     )
-    return (*values, *_token_values(scanner, rollout.tokens)) if scanner.settings.token_ids else values
+    if scanner.settings.token_ids:
+        values = (*values, *_token_values(scanner, rollout.tokens))
+    if scanner.settings.labels is not None:
+        values = (*values, asked_number(question.prompt, question.tools), said_number(response))
+    return values
 
 
 def _token_values(scanner: Scanner, tokens: Tokens | None) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ which is an order by content, or by a number mixed from the seed and both respon
 import polars as pl
 
 from pipeline.attrition import PAIR_REASONS, Reason
+from pipeline.labelled import IS_DECIDED
 from pipeline.pair import TAKEN
 from pipeline.settings import Settings, Strategy
 
@@ -16,50 +17,62 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 
 def select_by_strategy(pairs: pl.LazyFrame, settings: Settings) -> pl.LazyFrame:
-    """Mark as not selected what the strategy does not take."""
+    """Mark as not selected what the strategy does not take.
+
+    What people decided is taken in any case, and counts as what the strategy takes of the prompt.
+    """
     chosen, rejected, margin = pl.col("chosen"), pl.col("rejected"), pl.col("margin")
+    people = _people_first(settings)
     # `chosen` and `rejected` rise as rewards fall: the first chosen is the best, the last rejected the worst
     match settings.strategy:
         case Strategy.ALL:
             return pairs
         case Strategy.BEST_WORST:
-            return pairs.pipe(_take, 1, [chosen, -rejected.cast(pl.Int64)])
+            return pairs.pipe(_take, 1, [chosen, -rejected.cast(pl.Int64)], spared=people)
         case Strategy.BEST_LOWER_TAIL:
-            return pairs.pipe(_take, 1, [chosen, _distance_from_lower_tail(), -rejected.cast(pl.Int64)])
+            order = [chosen, _distance_from_lower_tail(), -rejected.cast(pl.Int64)]
+            return pairs.pipe(_take, 1, order, spared=people)
         case Strategy.CORRECT_WRONG:
             is_correct, is_wrong = (
                 pl.col("chosen_reward") >= settings.threshold,
                 pl.col("rejected_reward") < settings.threshold,
             )
-            return pairs.pipe(_mark, ~(is_correct & is_wrong), Reason.NOT_SELECTED)
+            is_left_out = ~(is_correct & is_wrong)
+            return pairs.pipe(_mark, is_left_out if people is None else is_left_out & ~people, Reason.NOT_SELECTED)
         case Strategy.RANDOM:
-            return pairs.pipe(_take, settings.num_pairs, [mixed(settings.seed)])
+            return pairs.pipe(_take, settings.num_pairs, [mixed(settings.seed)], spared=people)
         case Strategy.TOP:
-            return pairs.pipe(_take, settings.num_pairs, [-margin, chosen, -rejected.cast(pl.Int64)])
+            order = [-margin, chosen, -rejected.cast(pl.Int64)]
+            return pairs.pipe(_take, settings.num_pairs, order, spared=people)
         case Strategy.LENGTH_MATCHED:
             distance = (pl.col("chosen_num_chars") - pl.col("rejected_num_chars")).abs()
-            return pairs.pipe(_take, 1, [distance, -margin, rejected], of=["group", "chosen"])
+            return pairs.pipe(_take, 1, [distance, -margin, rejected], of=["group", "chosen"], spared=people)
 
 
 def cap_by_prompt(pairs: pl.LazyFrame, settings: Settings) -> pl.LazyFrame:
-    """Mark what is beyond --max-pairs-per-prompt: which pairs stay is drawn by the seed."""
+    """Mark what is beyond --max-pairs-per-prompt: which pairs stay is drawn by the seed, those of people first."""
     if settings.max_pairs_per_prompt is None:
         return pairs
-    return pairs.pipe(_take, settings.max_pairs_per_prompt, [mixed(settings.seed)], reason=Reason.OVER_CAP)
+    people = _people_first(settings)
+    order = [mixed(settings.seed)] if people is None else [~people, mixed(settings.seed)]
+    return pairs.pipe(_take, settings.max_pairs_per_prompt, order, reason=Reason.OVER_CAP)
 
 
-def cap_by_agent(taken: pl.DataFrame, limit: int, seed: int) -> pl.DataFrame:
+def cap_by_agent(taken: pl.DataFrame, limit: int, settings: Settings) -> pl.DataFrame:
     """Keep at most `limit` pairs of each agent (of the chosen side): from as many prompts as possible.
 
-    First one pair of each prompt, then a second one, and so on; which ones is drawn by the seed.
+    First one pair of each prompt, then a second one, and so on; which ones is drawn by the seed, after those that
+    people decided.
     """
     number = pl.int_range(pl.len())
+    people = _people_first(settings)
+    first = [] if people is None else [~people]
     return (
         taken.lazy()
-        .with_columns(draw=mixed(seed))
-        .sort("group", "draw", "chosen", "rejected")
+        .with_columns(draw=mixed(settings.seed))
+        .sort("group", *first, "draw", "chosen", "rejected")
         .with_columns(turn=number.over("group"))
-        .sort("chosen_agent", "turn", "draw", "chosen", "rejected")
+        .sort("chosen_agent", "turn", *first, "draw", "chosen", "rejected")
         .with_columns(place=number.over("chosen_agent"))
         .filter(pl.col("place") < limit)
         .sort("chosen", "rejected")
@@ -88,8 +101,10 @@ def _take(
     *,
     of: list[str] | None = None,
     reason: Reason = Reason.NOT_SELECTED,
+    spared: pl.Expr | None = None,
 ) -> pl.LazyFrame:
-    """Mark all but the first `num_pairs` of each group in the given order."""
+    """Mark all but the first `num_pairs` of each group in the given order; those that are spared come first."""
+    order = order if spared is None else [~spared, *order]
     is_taken = pl.col("reason") == TAKEN
     names = [f"order_{number}" for number in range(len(order))]
     ranks = (
@@ -99,12 +114,17 @@ def _take(
         .with_columns(rank=pl.int_range(pl.len()).over(of or ["group"]))
         .select("chosen", "rejected", "rank")
     )
-    is_beyond = pl.col("rank") >= num_pairs
+    is_beyond = pl.col("rank") >= num_pairs if spared is None else (pl.col("rank") >= num_pairs) & ~spared
     return (
         pairs.join(ranks, on=["chosen", "rejected"], how="left", maintain_order="left")
         .pipe(_mark, is_beyond.fill_null(False), reason)
         .drop("rank")
     )
+
+
+def _people_first(settings: Settings) -> pl.Expr | None:
+    """Say which pairs people decided; None where there are no labels."""
+    return None if settings.labels is None else IS_DECIDED
 
 
 def _mark(pairs: pl.LazyFrame, is_left_out: pl.Expr, reason: Reason) -> pl.LazyFrame:

@@ -3,9 +3,11 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from pipeline.reasoning import ReasoningPolicy
 from schemas.errors import UsageError
+from schemas.terminal import path_text
 
 MAX_LINE_BYTES = 256 << 20
 
@@ -145,6 +147,7 @@ class Settings:
     seed: int = 0
     sources: bool = True
     token_ids: bool = False  # of the policy, in the rows
+    labels: Path | None = None  # a file of what people say of pairs, which counts more than rewards
     max_line_bytes: int = MAX_LINE_BYTES
 
     def __post_init__(self) -> None:
@@ -160,7 +163,8 @@ class Settings:
         """Give the settings as JSON types, as the manifest keeps them."""
         values = {name: getattr(self, name) for name in self.__slots__}
         texts = (Margin, RewardField, StrEnum)
-        return {name: str(value) if isinstance(value, texts) else value for name, value in values.items()}
+        written = {name: str(value) if isinstance(value, texts) else value for name, value in values.items()}
+        return {**written, "labels": None if self.labels is None else path_text(self.labels)}
 
     def _problems(self) -> "list[str]":
         takes_number = self.strategy in {Strategy.RANDOM, Strategy.TOP}

@@ -1,12 +1,12 @@
 """What `collect-pairs` and `inspect` tell people, on stderr."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.attrition import MEANING, Attrition, Reason
+from pipeline.attrition import MEANING, Attrition, LabelUse, Reason
 from pipeline.collect import Collection
 from pipeline.inspection import Environment, Inspection
 from pipeline.intake import Missing
@@ -55,6 +55,9 @@ def show_collection(collection: Collection, settings: Settings, *, verbose: bool
     if attrition.with_token_ids is not None:
         total = counted(attrition.pairs, "pair")
         console.print(f"{attrition.with_token_ids:,} of {total} with the policy's token ids", soft_wrap=True)
+    if attrition.labels is not None:
+        for line in _labels_told(attrition.labels):
+            console.print(line, soft_wrap=True)
 
 
 def show_outputs(collection: Collection, *, rejects: Path | None, dry_run: bool) -> None:
@@ -116,6 +119,24 @@ def show_inspection(inspection: Inspection) -> None:
     console.print(_pairs_table(inspection))
     for line in inspection.advice:
         console.print(printable(line), soft_wrap=True)
+
+
+def _labels_told(labels: LabelUse) -> Iterator[str]:
+    yield (
+        f"{counted(labels.read, 'label')} of people, {labels.matched:,} on pairs here: "
+        f"{counted(labels.confirmed, 'pair')} as the rewards have it, {labels.turned:,} turned, "
+        f"{labels.decided:,} of equal rewards decided"
+    )
+    if labels.unmatched:
+        yield (
+            f"{counted(labels.unmatched, 'label')} on no two usable rollouts of one prompt: of other rollouts, or of "
+            "texts that other options make (--reasoning)"
+        )
+    if labels.repeated or labels.contradicting:
+        yield (
+            f"{counted(labels.repeated, 'label')} said again, {labels.contradicting:,} that contradict one another "
+            "and are not used"
+        )
 
 
 def _show_inputs(inputs: Inputs, missing: Iterable[Missing], console: Console) -> None:

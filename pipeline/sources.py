@@ -33,10 +33,12 @@ MANIFEST = SIDECAR_ENDINGS[".manifest.json"]
 COPY = "a copy of "
 PAIRS = "preference pairs"
 REJECTS = "rejected rows"
+LABELS = "labels of people"
 KINDS_BY_KEYS: tuple[tuple[set[str], set[str], str], ...] = (  # keys that a row has, keys that it has not
     ({"prompt", "chosen", "rejected"}, {"responses_create_params"}, PAIRS),
     ({"context", "completions"}, {"responses_create_params"}, PAIRS),
     ({"reason", "detail", "source"}, {"responses_create_params"}, REJECTS),
+    ({"prompt_digest", "first_digest", "second_digest", "verdict"}, {"responses_create_params"}, LABELS),
     ({"rollout_infos", "num_rollouts"}, set(), SIDECAR_ENDINGS["_reward_profiling.jsonl"]),
     (
         {"responses_create_params", "_ng_rollout_index"},

@@ -125,12 +125,15 @@ def test_the_demo_ends_with_a_better_policy(tmp_path: Path) -> None:
     """From rollouts to a policy that is better on prompts it has not seen: the interval's lower end is above 0."""
     result = subprocess.run(
         ["bash", str(SAMPLES / "demo.sh"), str(Path(sys.executable).parent), str(tmp_path / "demo")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DPO_REPORT": "1"},
         capture_output=True,
         text=True,
         timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+    report = tmp_path / "demo" / "run" / "report.html"
+    assert result.stdout.endswith(f"to open in a browser: {report}\n")
+    assert "Finished: 84 steps" in report.read_text(encoding="utf-8")
     assert "95 % interval [+" in result.stdout, result.stdout
     assert "Traceback" not in result.stderr
     policy = tmp_path / "demo" / "run" / "policy"

@@ -55,7 +55,7 @@ def test_long_texts_are_folded_and_endless_ones_cut() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert [number(value) for value in (0.12345, 12345.6, 3, 1234567, None, float("nan"), -0.5)] == [
+    assert [number(value) for value in (0.12345, 12345.6, 3, 1234567, None, float("nan"), -0.5, 1e308)] == [
         "0.123",
         "12,346",
         "3",
@@ -63,6 +63,7 @@ def test_numbers_are_short() -> None:
         "–",  # noqa: RUF001
         "–",  # noqa: RUF001
         "-0.5",
+        "1e+308",
     ]
     assert percent(0.1234) == "12.3%"
 

@@ -26,6 +26,7 @@ from views.plots import BarPlot, HistogramPlot, LinePlot, Plot, ScatterPlot
 
 WIDTH, HEIGHT = 4.4, 2.75  # inches; a plot on a phone is about as wide
 BAR_HEIGHT = 0.26
+LEGEND_ROOM = ((3, 14), (2, 22), (1, 10_000))  # columns, and the characters that each has room for
 PNG_DOTS_PER_INCH = 200
 MOST_LABEL, MOST_AXIS = 28, 60  # characters
 
@@ -244,12 +245,12 @@ def _points(axes: Axes, plot: ScatterPlot) -> None:
 
 def _finish(axes: Axes, x_label: str, y_label: str, *, num_series: int) -> None:
     axes.set_xlabel(_label(x_label, MOST_AXIS))
-    if y_label:
-        axes.set_title(
-            _label(y_label, MOST_AXIS), loc="left", fontsize=9.5, color=QUIET
-        )  # level text is read more easily
+    if y_label:  # level text is read more easily
+        axes.set_title(_label(y_label, MOST_AXIS), loc="left", fontsize=9.5, color=QUIET)
     if num_series > 1:
-        axes.figure.legend(loc="outside lower center", ncols=min(num_series, 3))
+        longest = max(map(len, axes.get_legend_handles_labels()[1]), default=0)
+        columns = next(columns for columns, room in LEGEND_ROOM if longest <= room)
+        axes.figure.legend(loc="outside lower center", ncols=min(num_series, columns))
 
 
 def _plain_powers(axis: Axis) -> None:

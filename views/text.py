@@ -67,6 +67,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """Show a number with so many significant digits; a dash where there is none."""
     if value is None or value != value:
         return NOTHING
+    if abs(value) >= 1e15:
+        return f"{float(value):.{digits}g}"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{int(value):,}"
     return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"

@@ -28,3 +28,7 @@ run dpo train "$out/dpo_train.jsonl" --model "$samples/policy" -o "$out/run" \
 
 say "4. Before and after on held-out prompts, sampled with the same seeds"
 run python "$samples/compare.py" "$samples/policy" "$out/run/policy"
+
+if [ -f "$out/run/report.html" ]; then
+    printf '\nThe training on a page, to open in a browser: %s\n' "$out/run/report.html"
+fi

@@ -161,6 +161,8 @@ class LoggerSection(Section):
     """Answer them after so many steps each time instead of at each validation."""
     sample_max_new_tokens: PositiveInt = 128
     """Most tokens of such an answer."""
+    report_enabled: bool = True
+    """Write report.html into the run's folder after each validation and at the end."""
 
     @property
     def trackers(self) -> tuple[str, ...]:

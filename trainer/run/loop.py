@@ -60,7 +60,7 @@ def train(config: TrainConfig, given: Given = NOTHING, *, signals: Signals | Non
         with signals.ending():
             run = prepare(config, given, signals)
             signals.wait_for_step()
-        with closing(run.folder), run.trackers:
+        with closing(run.folder), run.trackers, run.page:
             with explain_out_of_memory(run.config, "training"), run.report.live():
                 state, asked = _trained(run)
             return _finished(run, state, asked)
@@ -103,8 +103,11 @@ def _stepped(run: Run, state: RunState, step: Step) -> RunState:
     )
     _record(run, state, state.metrics)
     run.report.step(state.step, found)
-    for warning in run.health.observe(state.step, found):
+    warnings = run.health.observe(state.step, found)
+    for warning in warnings:
         run.report.say(warning)
+    if warnings:
+        run.page.note_health()
     return state
 
 
@@ -144,6 +147,8 @@ def _judged(run: Run, state: RunState, *, saves: bool) -> RunState:
     if state.sampled_at != state.step and run.samples.is_due(state.step, validated=state.is_validated):
         run.trackers.log_samples(run.samples.take(state.step), state.step)
         state = state.with_samples()
+    if state.step > run.state.step and state.is_validated:  # before the first step there is nothing to see
+        run.page.update()
     return state
 
 
@@ -155,6 +160,7 @@ def _save(run: Run, state: RunState) -> None:
         save_checkpoint(run, state)
     if not run.schedule.saves(state.step):
         run.report.say(f"saved, as asked: {path_text(run.checkpoints.folder_of(state.step))}")
+    run.page.update()
 
 
 def _validated(run: Run, state: RunState) -> RunState:
@@ -204,8 +210,10 @@ def _finished(run: Run, state: RunState, asked: Asked) -> RunResult | None:
         error.is_told_elsewhere = True
         raise error
     if not is_complete:
+        run.page.end("stopped", f"by {result.stopped_by}")
         return result
     run.report.finish(run.clock.seconds, result.policy_dir, best=result.best if run.checkpoints.saved else None)
+    run.page.end("finished")
     return _published(run.config, result, say=run.report.say)
 
 

@@ -39,6 +39,8 @@ from trainer.save.run_folder import SAMPLES_FILE, RunFolder
 from trainer.watch.health import Health, start_health
 from trainer.watch.known_metrics import refuse_unknown_metric
 from trainer.watch.report import RunReport
+from trainer.watch.run_facts import TRAINING, data_facts
+from trainer.watch.run_page import RunPage, start_page
 from trainer.watch.samples import Samples, start_samples
 from trainer.watch.trackers import Trackers, start_trackers
 
@@ -62,6 +64,7 @@ class Run:
     trackers: Trackers
     samples: Samples
     health: Health
+    page: RunPage
     clock: RunClock
     requests: Requests
     identity: Mapping[str, str]  # digests of what a resume must find again
@@ -164,6 +167,11 @@ def _prepared(
         for note in on_main(accelerator, lambda: _take_up(point, config, folder, checkpoints, health)):
             report.say(note)
         clock.seconds_before = point.record.seconds
+    page = start_page(folder.path, health, is_enabled=config.logger.report_enabled, is_main=is_main, say=report.say)
+    page.begin(
+        lambda: _facts(config, inputs, digests, num_steps=num_steps, num_processes=num_processes),
+        steps_done=done.step,
+    )
     return Run(
         config=config,
         accelerator=accelerator,
@@ -190,6 +198,7 @@ def _prepared(
             say=report.say,
         ),
         health=health,
+        page=page,
         clock=clock,
         requests=Requests(folder.path, clock, accelerator, signals, report.say),
         identity=identity,
@@ -249,6 +258,24 @@ def _take_up(
     for line in folder.lines():
         health.recall(line)
     return notes + checkpoints.take_up(point.record)
+
+
+def _facts(
+    config: TrainConfig, inputs: _Inputs, digests: Mapping[str, str], *, num_steps: int, num_processes: int
+) -> dict[str, Any]:
+    """Say what is trained on what."""
+    sets = config.data.validation_sets
+    return {
+        "planned_steps": num_steps,
+        "num_processes": num_processes,
+        "data": [
+            data_facts(TRAINING, inputs.data, digests["pairs"], config.data.train),
+            *(
+                data_facts(each.name, each.data, digests[f"pairs of {each.name}"], [sets[each.name]])
+                for each in inputs.held_out
+            ),
+        ],
+    }
 
 
 def _read(config: TrainConfig, given: Given, *, shown: bool) -> _Inputs:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,8 +25,13 @@ CONFIG_FILE = "train_config.json"
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 TRACKERS_FILE = "trackers.json"  # what the services call this run
+RUN_FILE = "run.json"  # what it is trained on, and how it ended
+HEALTH_FILE = "health.json"
+PAGE_FILE = "report.html"
+PLOTS_FOLDER = "plots"
 LOGS_FOLDER = "logs"
 LOG_FILES = (METRICS_FILE, SAMPLES_FILE)
+LOCK_TRIES, LOCK_SECONDS = 4, 0.05
 GO_ON = "; when that is mended, the same command with --resume auto goes on from the last checkpoint"
 
 Line = dict[str, float]
@@ -130,7 +136,7 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._lock)
         except BlockingIOError:
             self.close()
             raise UsageError(
@@ -170,8 +176,10 @@ class RunFolder:
             raise
 
     def _remove_records(self) -> None:
-        for name in (CONFIG_FILE, TRACKERS_FILE, *LOG_FILES):  # logs: of a validation before the first step
+        logs = LOG_FILES  # of a validation before the first step
+        for name in (CONFIG_FILE, TRACKERS_FILE, RUN_FILE, HEALTH_FILE, PAGE_FILE, *logs):
             (self.path / name).unlink(missing_ok=True)
+        _remove_plots(self.path / PLOTS_FOLDER)
         shutil.rmtree(self.path / LOGS_FOLDER, ignore_errors=True)
 
     def log(self, line: Mapping[str, float]) -> None:
@@ -199,9 +207,26 @@ class RunFolder:
             write(unfinished)
 
 
+def _lock(descriptor: int) -> None:
+    """Take a lock, also where `dpo report` looks for an instant whether it is taken."""
+    for _ in range(LOCK_TRIES - 1):
+        with suppress(BlockingIOError):
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(LOCK_SECONDS)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def finite(line: Mapping[str, float]) -> dict[str, float | None]:
     """Put null for what JSON has no number for."""
     return {name: value if math.isfinite(value) else None for name, value in line.items()}
+
+
+def _remove_plots(folder: Path) -> None:
+    """Remove the report's plots; whatever else is in there stays."""
+    for path in (*folder.glob("*.svg"), *folder.glob("*.png")):
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _line(text: str) -> dict[str, Any] | None:

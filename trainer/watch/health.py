@@ -141,6 +141,18 @@ class Health:
         if _by_dataset(known):
             self.observe_validation(step, known)
 
+    def as_dict(self) -> dict[str, object]:
+        """Give what was seen, the first first, as JSON types."""
+        ordered = sorted(self.sightings.items(), key=lambda item: item[1].first)
+        return {
+            "step": self.history.step,
+            "verdicts": [
+                {"kind": str(kind), "seen": each.seen, "first": each.first, "last": each.last, "count": each.count}
+                | ADVICE[kind]._asdict()
+                for kind, each in ordered
+            ],
+        }
+
     def verdicts(self) -> list[str]:
         """Sum up at the end what was seen, the first first."""
         return [
