@@ -10,8 +10,8 @@ import pytest
 import typer
 
 import cli
-from pipeline.comparison import compare_rollouts, pass_at
-from pipeline.comparison_notes import collecting_command, notes_of, verdict_of
+from pipeline.comparison.compare import compare_rollouts, pass_at
+from pipeline.comparison.notes import collecting_command, notes_of, verdict_of
 from pipeline.intake import Machinery
 from pipeline.reasoning import ReasoningPolicy
 from pipeline.settings import Format, RewardField, Settings

@@ -15,7 +15,7 @@ from pipeline.settings import MAX_LINE_BYTES, Format, RewardField, Settings
 from schemas.errors import DpoError, UsageError
 
 if TYPE_CHECKING:  # takes Polars with it
-    from pipeline.comparison import Comparison
+    from pipeline.comparison.compare import Comparison
 
 MIB = 1 << 20
 PACKAGES = ("jinja2", "matplotlib")
@@ -81,7 +81,7 @@ def compare_command(
 
         refuse_unwritable(output)
         _require_report()
-    from pipeline.comparison import compare_rollouts
+    from pipeline.comparison.compare import compare_rollouts
     from pipeline.intake import Machinery
 
     signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
@@ -89,7 +89,7 @@ def compare_command(
     if as_json:
         typer.echo(json.dumps(comparison.as_dict()))
     else:
-        from pipeline.comparison_show import show_comparison
+        from pipeline.comparison.show import show_comparison
 
         show_comparison(comparison)
     if output is not None:

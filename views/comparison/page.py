@@ -8,10 +8,10 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.attrition import MEANING, Reason
-from pipeline.comparison import BUCKETS, Comparison, Environment, Measure, SideCounts
-from pipeline.comparison_notes import collecting_command, meaning_here, notes_of, verdict_of
-from pipeline.comparison_show import POINTS, points, whole
-from pipeline.comparison_texts import Answer, Example
+from pipeline.comparison.compare import BUCKETS, Comparison, Environment, Measure, SideCounts
+from pipeline.comparison.notes import collecting_command, meaning_here, notes_of, verdict_of
+from pipeline.comparison.show import POINTS, points, whole
+from pipeline.comparison.texts import Answer, Example
 from schemas.bootstrap import Interval
 from schemas.terminal import counted, printable
 from views.comparison.plots import comparison_plots

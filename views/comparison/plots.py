@@ -1,6 +1,6 @@
 """The plots of `dpo compare`."""
 
-from pipeline.comparison import Comparison, Environment
+from pipeline.comparison.compare import Comparison, Environment
 from views.plots import BarPlot, LinePlot, Plot, ScatterPlot, Series
 
 MOST_BARS = 12

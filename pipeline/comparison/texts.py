@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pipeline.comparison_sides import TASK, Side, Sides
+from pipeline.comparison.sides import TASK, Side, Sides
 from pipeline.spool import SpoolReader
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterator
 
 from pipeline.attrition import MEANING, Reason
-from pipeline.comparison import FEW_TASKS, Comparison, SideCounts
+from pipeline.comparison.compare import FEW_TASKS, Comparison, SideCounts
 from schemas.terminal import counted
 
 Note = tuple[str, str]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.attrition import Reason
-from pipeline.comparison_silent import SCORED_WITHOUT_TEXT, Silent
+from pipeline.comparison.silent import SCORED_WITHOUT_TEXT, Silent
 from pipeline.gather import Gathered
 from pipeline.intake import Intake, Machinery, Missing, intake
 from pipeline.materialized import read_materialized

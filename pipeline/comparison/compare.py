@@ -1,4 +1,4 @@
-"""`dpo compare`: two collections of rollouts of the same held-out tasks, side by side.
+"""The figures of two collections over tasks: means, pass@k, intervals.
 
 The unit is the task, not the rollout: rollouts of one task hang together. So each figure is the mean over tasks of a
 mean over rollouts, and each interval is of the tasks' own differences, drawn by whole tasks.
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.attrition import MEANING, Reason, named
-from pipeline.comparison_sampling import Sampling, sampling_of
-from pipeline.comparison_sides import TASK, Side, Sides, two_sides
-from pipeline.comparison_texts import Example, examples_of
+from pipeline.comparison.sampling import Sampling, sampling_of
+from pipeline.comparison.sides import TASK, Side, Sides, two_sides
+from pipeline.comparison.texts import Example, examples_of
 from pipeline.intake import Machinery
 from pipeline.settings import Settings
 from schemas.bootstrap import Interval, bootstrap_mean

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.comparison import Comparison, Environment, Measure, PassAtK, SideCounts
-from pipeline.comparison_notes import collecting_command, meaning_here, notes_of, verdict_of
-from pipeline.comparison_texts import Answer, Example
+from pipeline.comparison.compare import Comparison, Environment, Measure, PassAtK, SideCounts
+from pipeline.comparison.notes import collecting_command, meaning_here, notes_of, verdict_of
+from pipeline.comparison.texts import Answer, Example
 from schemas.bootstrap import Interval
 from schemas.terminal import bare_excerpt, counted, printable, stderr_console, stdout_console
 

@@ -1,0 +1,168 @@
+"""Makes docs/images: a screenshot of each page, of data/samples. Look at them before they are committed.
+
+    python -m docs.screenshots [--work FOLDER]
+
+It trains the sample policy twice, evaluates it, lets it answer held-out prompts, and opens the pages in the system's
+Chromium. Takes a few minutes on two cores. `--work` keeps what it made, and takes what is there already.
+"""
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.browser import ARGUMENTS, LAPTOP, PHONE, find_browser
+from tests.review_servers import ReviewServer, introduce, look_at
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLES = ROOT / "data" / "samples"
+IMAGES = ROOT / "docs" / "images"
+COLORS = 64
+"""Of a picture: letters and lines need no more, and the clone stays small."""
+
+RUNS = {"runs/beta-0.1": 0.1, "runs/beta-0.5": 0.5}
+TALL = {"width": LAPTOP["width"], "height": 1400}
+
+
+def main() -> None:
+    """Make all pages and their pictures."""
+    parser = argparse.ArgumentParser(description="Make the screenshots of the docs.")
+    parser.add_argument(
+        "--work", type=Path, help="where the data and pages are made; default: a folder that is removed"
+    )
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = told.work or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        make_pages(folder)
+        IMAGES.mkdir(exist_ok=True)
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=find_browser(), args=[*ARGUMENTS, "--no-sandbox"])
+            picture_reports(browser, folder)
+            picture_review(browser, folder)
+            browser.close()
+
+
+def make_pages(folder: Path) -> None:
+    """Make every kind of report."""
+    dpo(folder, "collect-pairs", SAMPLES / "rollouts.jsonl", "-o", "dpo_train.jsonl", "--validation-fraction", 0.1)
+    dpo(folder, "report", SAMPLES / "rollouts.jsonl", "-o", "rollouts.html")
+    dpo(folder, "report", "dpo_train.jsonl", "-o", "pairs.html")
+    for run, beta in RUNS.items():
+        if not (folder / run / "result.json").exists():
+            told = ["dpo_train.jsonl", "--validation", "dpo_val.jsonl", "--model", SAMPLES / "policy", "-o", run]
+            told += ["--beta", beta, "--epochs", 2, "--batch-size", 32, "--lr", 6e-5, "dpo.val_period=10"]
+            dpo(folder, "train", *told, "dpo.val_at_start=true", "logger.num_val_samples_to_print=3")
+    dpo(folder, "report", *RUNS, "-o", "runs.html")
+    if not (folder / "evaluation" / "report.html").exists():
+        answers = ["--generate", SAMPLES / "heldout.jsonl", "--max-new-tokens", 32]
+        dpo(folder, "eval", "runs/beta-0.1", "dpo_val.jsonl", "-o", "evaluation", *answers)
+    answer_heldout(SAMPLES / "policy", folder / "before.jsonl")
+    answer_heldout(folder / "runs" / "beta-0.1" / "policy", folder / "after.jsonl")
+    dpo(folder, "compare", "before.jsonl", "after.jsonl", "-o", "comparison.html")
+
+
+def dpo(folder: Path, *arguments: object) -> None:
+    """Run a command, which must succeed."""
+    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def answer_heldout(policy: Path, place: Path, samples: int = 8) -> None:
+    """Write rollouts of the held-out prompts, scored by the verifier of the samples."""
+    if place.exists():
+        return
+    sys.path.insert(0, str(SAMPLES))
+    from sampling import load_policy, sample_answers
+    from sort_task import verify
+
+    tasks = [json.loads(line) for line in (SAMPLES / "heldout.jsonl").read_text().splitlines()]
+    chats = [task["responses_create_params"]["input"] for task in tasks]
+    answers = sample_answers(load_policy(policy), chats, samples, seed=0)
+    with place.open("w") as file:
+        for number, (task, of_task) in enumerate(zip(tasks, answers, strict=True)):
+            for place_in_task, answer in enumerate(of_task):
+                text = {"type": "output_text", "text": answer.text, "annotations": []}
+                message = {"type": "message", "role": "assistant", "content": [text]}
+                indices = {"_ng_task_index": number, "_ng_rollout_index": place_in_task}
+                reward = verify(answer.text, task["expected_answer"]).reward
+                file.write(json.dumps({**task, **indices, "response": {"output": [message]}, "reward": reward}) + "\n")
+
+
+def picture_reports(browser: Browser, folder: Path) -> None:
+    """Take pictures of the reports."""
+    for name, place in {
+        "report-rollouts": "rollouts.html",
+        "report-pairs": "pairs.html",
+        "report-run": "runs/beta-0.1/report.html",
+        "report-runs": "runs.html",
+        "evaluation": "evaluation/report.html",
+        "comparison": "comparison.html",
+    }.items():
+        page = opened(browser, (folder / place).as_uri(), TALL)
+        save(page, name)
+        page.context.close()
+    page = opened(browser, (folder / "pairs.html").as_uri(), TALL)
+    page.locator("#pairs").evaluate("heading => heading.scrollIntoView()")
+    save(page, "report-pairs-side-by-side")
+    page = opened(browser, (folder / "pairs.html").as_uri(), PHONE, scheme="dark")
+    page.locator("#figures").evaluate("heading => heading.scrollIntoView()")
+    save(page, "report-pairs-phone-dark")
+    page = opened(browser, (folder / "runs" / "beta-0.1" / "report.html").as_uri(), LAPTOP, scheme="dark")
+    save(page, "report-run-dark")
+
+
+def picture_review(browser: Browser, folder: Path) -> None:
+    """Take pictures of a review that is under way."""
+    (folder / "review.sqlite").unlink(missing_ok=True)
+    with ReviewServer("dpo_train.jsonl", "--store", "review.sqlite", "--limit", 50, cwd=folder) as server:
+        page = opened(browser, server.address, LAPTOP)
+        introduce(page, "Ann")
+        for key in "12131":
+            look_at(page)
+            page.keyboard.press(key)
+            page.wait_for_timeout(500)
+        look_at(page)
+        page.keyboard.press("d")
+        save(page, "review")
+        page.emulate_media(color_scheme="dark")
+        save(page, "review-dark")
+        page.emulate_media(color_scheme="light")
+        page.goto(server.origin + "/done")
+        save(page, "review-summary")
+        phone = opened(browser, server.address, PHONE)
+        introduce(phone, "Bob")
+        save(phone, "review-phone")
+
+
+def opened(browser: Browser, address: str, size: dict[str, int], scheme: Any = "light") -> Page:
+    """Open a page in a window of its own."""
+    context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto(address)
+    return page
+
+
+def save(page: Page, name: str) -> None:
+    """Save what is seen of a page as a small PNG."""
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+    small = picture.quantize(COLORS, dither=Image.Dither.NONE)
+    small.save(IMAGES / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
