@@ -109,30 +109,35 @@ def train(contestant: str, folder: Path, output: Path, seed: int) -> None:
         train_ours(folder / "pairs.jsonl", output, seed, f"data.order={order}", f"dpo.weighting={weighting}")
 
 
-def collect(folder: Path) -> None:
+def collect_both(folder: Path) -> None:
     """Make the pairs of the samples, in both forms."""
     for name, form in (("pairs.jsonl", "binary"), ("trl.jsonl", "trl")):
         rollouts, output = str(SAMPLES / "rollouts.jsonl"), str(folder / name)
         _run([sys.executable, "-m", "cli", "collect-pairs", rollouts, "--format", form, "-o", output])
 
 
+def mean_reward(policy: Path, num_samples: int) -> float:
+    """Let a policy answer the held-out prompts, and score its answers."""
+    from collect import DEFAULT_INPUT, collect, read_tasks
+
+    rows = collect(policy, read_tasks(DEFAULT_INPUT), num_samples, 0)
+    return statistics.fmean(float(str(row["reward"])) for row in rows)
+
+
 def measure(seeds: list[int], num_samples: int) -> dict[str, Any]:
     """Train and score every contestant with every seed."""
     sys.path.insert(0, str(SAMPLES))
-    from compare import DEFAULT_PROMPTS, read_prompts, score_policy
-
-    prompts = read_prompts(DEFAULT_PROMPTS)
-    start = statistics.fmean(score_policy(SAMPLES / "policy", prompts, num_samples, 0).per_prompt)
+    start = mean_reward(SAMPLES / "policy", num_samples)
     results: dict[str, dict[str, list[float]]] = {name: {"reward": [], "seconds": []} for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as scratch:
-        collect(Path(scratch))
+        collect_both(Path(scratch))
         for seed in seeds:
             for number, name in enumerate(CONTESTANTS):
                 output = Path(scratch) / f"{seed}-{number}"
                 started = time.perf_counter()
                 train(name, Path(scratch), output, seed)
                 results[name]["seconds"].append(time.perf_counter() - started)
-                reward = statistics.fmean(score_policy(output / "policy", prompts, num_samples, 0).per_prompt)
+                reward = mean_reward(output / "policy", num_samples)
                 results[name]["reward"].append(reward)
                 print(f"seed {seed}  {name:30} {reward:.3f}  {results[name]['seconds'][-1]:.0f} s", file=sys.stderr)
     return {"start": start, "seeds": seeds, "results": results}

@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from tests.review_servers import ReviewServer, introduce, look_at
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
 IMAGES = ROOT / "docs" / "images"
-COLORS = 64
+COLORS = 256
 """Of a picture: letters and lines need no more, and the clone stays small."""
 
 RUNS = {"runs/beta-0.1": 0.1, "runs/beta-0.5": 0.5}
@@ -52,13 +53,15 @@ def main() -> None:
 
 
 def make_pages(folder: Path) -> None:
-    """Make every kind of report."""
-    dpo(folder, "collect-pairs", SAMPLES / "rollouts.jsonl", "-o", "dpo_train.jsonl", "--validation-fraction", 0.1)
-    dpo(folder, "report", SAMPLES / "rollouts.jsonl", "-o", "rollouts.html")
+    """Make every kind of report, of copies, since pages name the files that they are of."""
+    shutil.copy(SAMPLES / "rollouts.jsonl", folder)
+    shutil.copytree(SAMPLES / "policy", folder / "policy", dirs_exist_ok=True)
+    dpo(folder, "collect-pairs", "rollouts.jsonl", "-o", "dpo_train.jsonl", "--validation-fraction", 0.1)
+    dpo(folder, "report", "rollouts.jsonl", "-o", "rollouts.html")
     dpo(folder, "report", "dpo_train.jsonl", "-o", "pairs.html")
     for run, beta in RUNS.items():
         if not (folder / run / "result.json").exists():
-            told = ["dpo_train.jsonl", "--validation", "dpo_val.jsonl", "--model", SAMPLES / "policy", "-o", run]
+            told = ["dpo_train.jsonl", "--validation", "dpo_val.jsonl", "--model", "policy", "-o", run]
             told += ["--beta", beta, "--epochs", 2, "--batch-size", 32, "--lr", 6e-5, "dpo.val_period=10"]
             dpo(folder, "train", *told, "dpo.val_at_start=true", "logger.num_val_samples_to_print=3")
     dpo(folder, "report", *RUNS, "-o", "runs.html")
@@ -99,8 +102,10 @@ def answer_heldout(policy: Path, place: Path, samples: int = 8) -> None:
                 text = {"type": "output_text", "text": answer.text, "annotations": []}
                 message = {"type": "message", "role": "assistant", "content": [text]}
                 indices = {"_ng_task_index": number, "_ng_rollout_index": place_in_task}
+                cut = {"reason": "max_output_tokens"} if answer.truncated else None
+                response = {"output": [message], "incomplete_details": cut}
                 reward = verify(answer.text, task["expected_answer"]).reward
-                file.write(json.dumps({**task, **indices, "response": {"output": [message]}, "reward": reward}) + "\n")
+                file.write(json.dumps({**task, **indices, "response": response, "reward": reward}) + "\n")
 
 
 def picture_reports(browser: Browser, folder: Path) -> None:
@@ -120,7 +125,7 @@ def picture_reports(browser: Browser, folder: Path) -> None:
     page.locator("#pairs").evaluate("heading => heading.scrollIntoView()")
     save(page, "report-pairs-side-by-side")
     page = opened(browser, (folder / "pairs.html").as_uri(), PHONE, scheme="dark")
-    page.locator("#figures").evaluate("heading => heading.scrollIntoView()")
+    page.locator("article.pair").first.evaluate("pair => pair.scrollIntoView()")
     save(page, "report-pairs-phone-dark")
     page = opened(browser, (folder / "runs" / "beta-0.1" / "report.html").as_uri(), LAPTOP, scheme="dark")
     save(page, "report-run-dark")
@@ -137,7 +142,15 @@ def picture_review(browser: Browser, folder: Path) -> None:
             page.keyboard.press(key)
             page.wait_for_timeout(500)
         look_at(page)
+        while not page.locator(".side .own").count():  # an item whose responses share words
+            page.keyboard.press("]")
+            look_at(page)
         page.keyboard.press("d")
+        page.keyboard.press("r")
+        page.keyboard.type("242554")
+        page.keyboard.press("n")
+        page.keyboard.type("The digits are right in both; only one of them stops there.")
+        page.keyboard.press("Escape")
         save(page, "review")
         page.emulate_media(color_scheme="dark")
         save(page, "review-dark")
@@ -160,7 +173,7 @@ def opened(browser: Browser, address: str, size: dict[str, int], scheme: Any = "
 def save(page: Page, name: str) -> None:
     """Save what is seen of a page as a small PNG."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    small = picture.quantize(COLORS, dither=Image.Dither.NONE)
+    small = picture.quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps rare colours
     small.save(IMAGES / f"{name}.png", optimize=True)
 
 

@@ -322,7 +322,8 @@ def test_the_help_names_commands_and_exit_codes(dpo):
         for line in run.stdout.split("Commands")[1].split("\n")
         if line.startswith("│ ") and line[2] != " "
     ]
-    assert commands == ["collect-pairs", "inspect", "validate", "train", "cluster", "export", "schema", "config"]
+    data, training = ["collect-pairs", "inspect", "validate"], ["train", "cluster"]
+    assert commands == [*data, *training, "report", "eval", "compare", "review", "export", "schema", "config"]
     for word in ("collect-pairs", "inspect", "validate", "train", "cluster", "Exit codes", "--version"):
         assert word in run.stdout
 

@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 sys.path.insert(0, str(SAMPLES))  # its scripts import one another as files of one folder
 
-from compare import paired_bootstrap  # noqa: E402
 from sort_task import SortTask, extract_answer, verify  # noqa: E402
 
 
@@ -110,18 +109,8 @@ def test_the_policy_is_small_and_loads() -> None:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-def test_bootstrap_by_hand() -> None:
-    always = paired_bootstrap([0.0, 0.5], [0.25, 0.75], seed=0)
-    assert (always.low, always.high) == (0.25, 0.25)  # the difference is the same for each prompt
-    # one prompt of two gains 1: a resample of two has mean 0, 1/2 or 1 with chances 1/4, 1/2, 1/4
-    half = paired_bootstrap([0.0, 0.0], [0.0, 1.0], seed=0)
-    assert (half.low, half.high) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="equally long"):
-        paired_bootstrap([0.0], [0.0, 1.0], seed=0)
-
-
 @pytest.mark.slow
-def test_the_demo_ends_with_a_better_policy(tmp_path: Path) -> None:
+def test_the_demo_ends_with_a_better_policy(dpo: Any, tmp_path: Path) -> None:
     """From rollouts to a policy that is better on prompts it has not seen: the interval's lower end is above 0."""
     result = subprocess.run(
         ["bash", str(SAMPLES / "demo.sh"), str(Path(sys.executable).parent), str(tmp_path / "demo")],
@@ -131,22 +120,19 @@ def test_the_demo_ends_with_a_better_policy(tmp_path: Path) -> None:
         timeout=600,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    report = tmp_path / "demo" / "run" / "report.html"
-    assert result.stdout.endswith(f"to open in a browser: {report}\n")
-    assert "Finished: 84 steps" in report.read_text(encoding="utf-8")
-    assert "95 % interval [+" in result.stdout, result.stdout
-    assert "Traceback" not in result.stderr
-    policy = tmp_path / "demo" / "run" / "policy"
-    command = [
-        sys.executable,
-        str(SAMPLES / "compare.py"),
-        str(SAMPLES / "policy"),
-        str(policy),
-        "--seed",
-        "1",
-        "--json",
+    demo = tmp_path / "demo"
+    assert result.stdout.splitlines()[-3:] == [
+        "Pages to open in a browser:",
+        f"  the training      {demo}/run/report.html",
+        f"  before and after  {demo}/compare.html",
     ]
-    again = subprocess.run(command, capture_output=True, text=True, check=True)  # other samples, the same finding
-    comparison = json.loads(again.stdout)
-    assert comparison["interval"]["low"] > 0.05
-    assert 0.4 < comparison["mean_before"] < 0.6
+    assert "Finished: 84 steps" in (demo / "run" / "report.html").read_text(encoding="utf-8")
+    assert "AFTER is better: the whole interval is above zero." in result.stdout
+    assert "Traceback" not in result.stderr
+    collecting = [sys.executable, str(SAMPLES / "collect.py"), str(SAMPLES / "policy"), str(demo / "run" / "policy")]
+    files = [str(demo / name) for name in ("again_before.jsonl", "again_after.jsonl")]
+    subprocess.run([*collecting, "--seed", "1", "--num-repeats", "4", "-o", *files], check=True)  # other samples
+    told = dpo("compare", *files, "--json").stdout
+    reward = json.loads(told)["overall"]["reward"]
+    assert reward["change"]["low"] > 0.05
+    assert 0.4 < reward["before"] < 0.6

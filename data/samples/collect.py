@@ -30,6 +30,11 @@ def read_task(line: str) -> SortTask:
     return SortTask(expected, expected == "".join(sorted(expected, reverse=True)), tuple(messages))
 
 
+def read_tasks(path: Path) -> list[SortTask]:
+    """Read the tasks of a file."""
+    return [read_task(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def collect(policy: Path, tasks: list[SortTask], num_repeats: int, seed: int) -> list[dict[str, object]]:
     """Sample the policy in a folder, score its answers; rows lie by task."""
     # Imported late: torch takes seconds, and neither --help nor a wrong path should wait for it.
@@ -61,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
     if len(args.policies) != len(args.output):
         parser.error(f"{len(args.policies)} policies and {len(args.output)} files: name a file for each policy")
     try:
-        tasks = [read_task(line) for line in args.input.read_text(encoding="utf-8").splitlines() if line.strip()]
+        tasks = read_tasks(args.input)
         for policy in args.policies:
             if not (policy / "config.json").is_file():
                 raise FileNotFoundError(2, "no config.json in the folder", str(policy))

@@ -14,7 +14,7 @@ run() { # shows the command as one would type it, then runs it
     "$bin/$name" "$@"
 }
 
-rm -rf "${out:?}/run" "$out/dpo_train.jsonl"
+rm -rf "${out:?}/run" "$out"/{dpo_train,before,after}.jsonl
 
 say "1. Pairs from rollouts: 8 sampled answers to each prompt, scored by a verifier"
 run dpo collect-pairs "$samples/rollouts.jsonl" -o "$out/dpo_train.jsonl"
@@ -27,8 +27,9 @@ run dpo train "$out/dpo_train.jsonl" --model "$samples/policy" -o "$out/run" \
     --beta 0.1 --epochs 2 --batch-size 32 --lr 6e-5 policy.train_micro_batch_size=32
 
 say "4. Before and after on held-out prompts, sampled with the same seeds"
-run python "$samples/compare.py" "$samples/policy" "$out/run/policy"
+run python "$samples/collect.py" "$samples/policy" "$out/run/policy" \
+    -o "$out/before.jsonl" "$out/after.jsonl" --num-repeats 4
+run dpo compare "$out/before.jsonl" "$out/after.jsonl" -o "$out/compare.html" --examples 1 --fail-if-worse
 
-if [ -f "$out/run/report.html" ]; then
-    printf '\nThe training on a page, to open in a browser: %s\n' "$out/run/report.html"
-fi
+printf '\nPages to open in a browser:\n  the training      %s\n  before and after  %s\n' \
+    "$out/run/report.html" "$out/compare.html"

@@ -1,4 +1,4 @@
-"""Loads a policy and samples answers from it: the part that `make_samples.py` and `compare.py` share.
+"""Loads a policy and samples answers from it: the part that `make_samples.py` and `collect.py` share.
 
 Not a script. Answers are drawn at temperature 1.0 from the whole distribution (no top-k, no top-p), so that
 the mean reward measures the policy itself.

@@ -1,7 +1,7 @@
 """The sample task: put a short list of digits in order and give the result in \\boxed{}.
 
 Not a script. It holds what a task needs and nothing else: prompts made from a seed, the expected answer, and
-a strict verifier with reward 1.0 or 0.0. `make_samples.py` and `compare.py` import it.
+a strict verifier with reward 1.0 or 0.0. `make_samples.py` and `collect.py` import it.
 """
 
 from __future__ import annotations

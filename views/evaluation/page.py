@@ -110,9 +110,9 @@ def _verdict(result: Mapping[str, Any], key: str) -> str:
     data, interval = result["data"], result["metrics"][key]
     of = f"of {counted(data['num_pairs'], 'pair')} ({counted(data['num_prompts'], 'prompt')})"
     what = (
-        f"{of} the policy moved towards the chosen response, away from the rejected one, since the reference."
+        f"{of} are right: the policy moved towards the chosen response, away from the rejected one."
         if key == "accuracy"
-        else f"{of} the policy finds the chosen response the more probable one by token."
+        else f"{of} are right: the policy finds the chosen response the more probable one by token."
     )
     if interval["low"] is None:
         return what

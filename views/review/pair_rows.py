@@ -6,6 +6,7 @@ so they are null and stand under `verifier_*_reward`, as `dpo collect-pairs --la
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def binary_row(decision: Decision, *, as_messages: bool, notes: bool) -> Row:
     rewards, told = _rewards(decision, sides)
     for side, place in zip(SIDES, order, strict=True):
         row |= {f"{side}_{name}": value for name, value in {**sides[place], **rewards[place]}.items()}
-    return {**row, **told, **common, **_review(decision, notes=notes)}
+    return {**row, **told, **_turned(common, decision), **_review(decision, notes=notes)}
 
 
 def ranked_row(decision: Decision, *, notes: bool) -> Row:
@@ -61,7 +62,7 @@ def ranked_row(decision: Decision, *, notes: bool) -> Row:
     row: Row = {"context": [*item.prompt], "completions": completions}
     if item.tools:
         row["tools"] = [*item.tools]
-    return {**row, **told, **common, **_review(decision, notes=notes)}
+    return {**row, **told, **_turned(common, decision), **_review(decision, notes=notes)}
 
 
 def label_row(decision: Decision) -> Row:
@@ -77,10 +78,16 @@ def label_row(decision: Decision) -> Row:
 def rewards_of(item: Item) -> tuple[float | None, ...]:
     """Give what the verifier gave each response, where the row says it; also of a row that was reviewed before."""
     sides, _ = _facts(item)
-    return tuple(
-        side.get("reward") if side.get("reward") is not None else item.row.get(f"verifier_{name}_reward")
+    told = [
+        (side.get("reward"), item.row.get(f"verifier_{name}_reward"))
         for side, name in zip(sides, item.names, strict=True)
-    )
+    ]
+    return tuple(next((value for value in each if _is_number(value)), None) for each in told)
+
+
+def _is_number(value: object) -> bool:
+    """Tell what can be compared: samples have no schema, so a reward of theirs may be anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _order(decision: Decision) -> tuple[int, int]:
@@ -104,6 +111,18 @@ def _facts(item: Item) -> tuple[list[Row], Row]:
     return sides, {key: value for key, value in row.items() if not key.startswith(tuple(prefixes))}
 
 
+def _turned(common: Row, decision: Decision) -> Row:
+    """Turn columns that name their side at the end, as UltraFeedback's score_chosen does, with their pair."""
+    if not decision.chosen or decision.item.names != SIDES:
+        return common
+    turned = dict(common)
+    for key in common:
+        other = f"{key.removesuffix('_chosen')}_rejected"
+        if key.endswith("_chosen") and other in common:
+            turned[key], turned[other] = common[other], common[key]
+    return turned
+
+
 def _rewards(decision: Decision, sides: list[Row]) -> tuple[list[Row], Row]:
     """Give the rewards of each response as rows may tell them, and the margin between them."""
     if not any("reward" in side for side in sides):
@@ -113,7 +132,8 @@ def _rewards(decision: Decision, sides: list[Row]) -> tuple[list[Row], Row]:
     if better is not None and worse is not None and better > worse:
         return [{"reward": reward} for reward in rewards], {"margin": better - worse}
     if better is None or worse is None:  # there is nothing that the one could contradict
-        return [{"reward": side.get("reward")} for side in sides], {"margin": None}
+        own = [side.get("reward") for side in sides]
+        return [{"reward": reward if _is_number(reward) else None} for reward in own], {"margin": None}
     return [{"reward": None} for _ in rewards], {"margin": None}
 
 

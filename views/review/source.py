@@ -37,7 +37,7 @@ def iter_items(
         DpoError: it holds nothing.
     """
     seen = set()
-    for item in _all_items(path, advance):
+    for item in _all_items(path, left_out, advance):
         if len(item.responses) == 2 and item.responses[0] == item.responses[1]:
             left_out["with two responses that are the same"] += 1
         elif item.key in seen:
@@ -53,7 +53,7 @@ def key_of(prompt: Messages, tools: tuple[dict[str, Any], ...], responses: tuple
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _all_items(path: Path, advance: Callable[[int], None]) -> Iterator[Item]:
+def _all_items(path: Path, left_out: Counter[str], advance: Callable[[int], None]) -> Iterator[Item]:
     rows = read_rows(path, advance)
     first = next(rows, None)
     if first is None:
@@ -64,10 +64,10 @@ def _all_items(path: Path, advance: Callable[[int], None]) -> Iterator[Item]:
     elif isinstance(row, dict) and (row.keys() >= SAMPLED or row.keys() == {"prompt", "response"}):
         yield from _samples(first, rows, shown=place_text(path), names=("response",))
     else:
-        yield from _pairs(first, rows, shown=place_text(path))
+        yield from _pairs(first, rows, left_out, shown=place_text(path))
 
 
-def _pairs(first: NumberedRow, rows: Iterator[NumberedRow], *, shown: str) -> Iterator[Item]:
+def _pairs(first: NumberedRow, rows: Iterator[NumberedRow], left_out: Counter[str], *, shown: str) -> Iterator[Item]:
     taken: list[object] = [None]  # the row that the pair was made of, which is always the last one taken
 
     def remembered() -> Iterator[NumberedRow]:
@@ -75,7 +75,10 @@ def _pairs(first: NumberedRow, rows: Iterator[NumberedRow], *, shown: str) -> It
             taken[0] = row
             yield number, row
 
-    for pair in pairs_of_rows(remembered(), shown=shown):
+    def count_tie() -> None:
+        left_out["in which neither response is the better one"] += 1
+
+    for pair in pairs_of_rows(remembered(), shown=shown, count_tie=count_tie):
         assert isinstance(taken[0], dict)
         yield _item_of_pair(pair, taken[0])
 

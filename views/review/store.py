@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +89,7 @@ class Store:
         self.path = path
         self._lock = threading.Lock()
         self._connection = connect(path)
+        self._file = _file_at(path)
 
     def close(self) -> None:
         """Close the file; all of it is in one file then, if no one else has it open."""
@@ -96,9 +98,9 @@ class Store:
 
     def item(self, key: str) -> Item:
         """Give the item of a key that the store has."""
-        with self._lock:
+        with self._asking():
             row = self._connection.execute("SELECT content FROM items WHERE key = ?", (key,)).fetchone()
-        return _item(row["content"])
+            return _item(row["content"])
 
     def standing(self, reviewer: str) -> dict[str, Standing]:
         """Give what stands of a reviewer's answers, by the item's key, oldest first."""
@@ -107,7 +109,7 @@ class Store:
             "AND kind = 'answer' AND number NOT IN "
             "(SELECT undoes FROM events WHERE reviewer = :reviewer AND kind = 'undo') ORDER BY number DESC"
         )
-        with self._lock:
+        with self._asking():
             rows = self._connection.execute(query, {"reviewer": reviewer}).fetchall()
         newest: dict[str, Standing] = {}
         for key, number, verdict, first, seconds in rows:
@@ -117,31 +119,31 @@ class Store:
     def latest(self, reviewer: str, item: str) -> Answer | None:
         """Give the last answer of a reviewer to an item, whether it stands or was undone."""
         query = ANSWERS.format(table="events") + " WHERE kind = 'answer' AND reviewer = ? AND item = ?"
-        with self._lock:
+        with self._asking():
             row = self._connection.execute(f"{query} ORDER BY number DESC LIMIT 1", (reviewer, item)).fetchone()
-        return None if row is None else _answer(row)
+            return None if row is None else _answer(row)
 
     def answer(self, number: int) -> Answer:
         """Give the answer that is this event of the log."""
-        with self._lock:
+        with self._asking():
             return _answer(
                 self._connection.execute(ANSWERS.format(table="events") + " WHERE number = ?", (number,)).fetchone()
             )
 
     def revision(self, reviewer: str, item: str) -> int:
         """Give the number of the last event of a reviewer on an item; 0 where there is none."""
-        with self._lock:
+        with self._asking():
             return self._revision(reviewer, item)
 
     def item_of(self, number: int) -> str:
         """Give the key of the item that an event of the log is about."""
-        with self._lock:
+        with self._asking():
             return str(self._connection.execute("SELECT item FROM events WHERE number = ?", (number,)).fetchone()[0])
 
     def reviewers(self) -> dict[str, int]:
         """Give all who have answered, with the number of their standing answers, in the order of their names."""
         query = "SELECT reviewer, count(*) FROM standing GROUP BY reviewer ORDER BY reviewer"
-        with self._lock:
+        with self._asking():
             return {row[0]: row[1] for row in self._connection.execute(query)}
 
     def add_answer(self, answer: Answer, *, after: int) -> bool:
@@ -182,9 +184,13 @@ class Store:
         return True
 
     def add_items(self, items: Iterable[tuple[int, Item]]) -> None:
-        """Add items with their numbers in the source, which no item of the store has."""
+        """Add items with their numbers in the source; behind all others if those are taken, as it was sorted anew."""
+        numbered = sorted(items, key=itemgetter(0))
         with self._writing():
-            _insert_items(self._connection, items)
+            taken = {row[0] for row in self._connection.execute("SELECT number FROM items")}
+            if not taken.isdisjoint(number for number, _ in numbered):
+                numbered = [(max(taken) + place, item) for place, (_, item) in enumerate(numbered, start=1)]
+            _insert_items(self._connection, numbered)
             self.keys = _keys(self._connection)
 
     def _revision(self, reviewer: str, item: str) -> int:
@@ -192,8 +198,18 @@ class Store:
         return int(self._connection.execute(query, (reviewer, item)).fetchone()[0])
 
     @contextmanager
+    def _asking(self) -> Iterator[None]:
+        with self._lock, _damage_told(self.path):
+            yield
+
+    @contextmanager
     def _writing(self) -> Iterator[None]:
         with self._lock, _transaction(self._connection, self.path):
+            if _file_at(self.path) != self._file:  # SQLite would write on to the file that has no name any more
+                raise DpoError(
+                    f"{path_text(self.path)}: was moved or deleted while it was open, so answers would be lost; put it "
+                    "back, or end this review and begin another one"
+                )
             yield
 
 
@@ -216,11 +232,25 @@ def create_store(path: Path, items: Iterable[tuple[int, Item]], settings: Settin
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(connect_to_read(path)) as connection:
-        try:
-            yield connection
-        except (sqlite3.Error, msgspec.MsgspecError, KeyError, ValueError) as error:
-            raise InputError(f"{path_text(path)}: can't be read, it is damaged: {printable(str(error))}") from error
+    with closing(connect_to_read(path)) as connection, _damage_told(path):
+        yield connection
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, msgspec.MsgspecError, KeyError, ValueError) as error:
+        raise InputError(f"{path_text(path)}: can't be read, it is damaged: {printable(str(error))}") from error
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Tell a file from any other one, also from one of its name; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 
 from schemas.bootstrap import Interval, bootstrap_mean
 from views.review.agreement import (
+    LEAST_UNITS,
     Level,
     alpha_interval,
     cohens_kappa,
@@ -173,8 +174,8 @@ def _ratings(items: dict[str, Item], answers: Sequence[Answer], place: int) -> I
         yield Rating(
             criterion,
             sum(map(len, units.values())),
-            {name: bootstrap_mean(values) for name, values in means.items()},
-            bootstrap_mean(differences),
+            {name: _mean_of_items(values) for name, values in means.items()},
+            _mean_of_items(differences),
             len(several),
             alpha_interval(several, Level.ORDINAL),
         )
@@ -206,7 +207,14 @@ def _preferred(votes: Sequence[Answer], place: int) -> Interval:
         shares.append(sum(vote.verdict is PREFERENCES[place] for vote in some) / len(some))
     if all(share in (0, 1) for share in shares):  # single choices, of which Wilson knows more
         return share_interval(int(sum(shares)), len(shares))
-    return bootstrap_mean(shares)
+    return _mean_of_items(shares)
+
+
+def _mean_of_items(values: Sequence[float]) -> Interval:
+    """Give a mean with its interval; no ends where so few or equal values can't tell how far others would spread."""
+    interval = bootstrap_mean(values)
+    is_known = len(values) >= LEAST_UNITS and min(values) < max(values)
+    return interval if is_known else Interval(interval.mean, math.nan, math.nan)
 
 
 def _left(votes: Iterable[Answer]) -> Interval:
