@@ -43,7 +43,7 @@ def make_of_hostile_texts(folder: Path, dpo: Dpo) -> dict[str, Path]:
         [row | {"reward": row["reward"] / (1 + place // 4 % 2)} for place, row in enumerate(rows)],
     )
     write(folder / "pairs.jsonl", pairs())
-    short = {name: text[:300] for name, text in TEXTS.items() if text[:300].strip()}
+    short = {name: text[:150] for name, text in TEXTS.items() if text[:150].strip()}
     write(folder / "train.jsonl", pairs(short))
     write(folder / "validate.jsonl", pairs(dict([*short.items()][:40])))
     save_tiny_policy(folder / "policy")

@@ -29,7 +29,7 @@ run dpo train "$out/dpo_train.jsonl" --model "$samples/policy" -o "$out/run" \
 say "4. Before and after on held-out prompts, sampled with the same seeds"
 run python "$samples/collect.py" "$samples/policy" "$out/run/policy" \
     -o "$out/before.jsonl" "$out/after.jsonl" --num-repeats 4
-run dpo compare "$out/before.jsonl" "$out/after.jsonl" -o "$out/compare.html" --examples 1 --fail-if-worse
+run dpo compare "$out/before.jsonl" "$out/after.jsonl" -o "$out/compare.html" --fail-if-worse
 
 printf '\nPages to open in a browser:\n  the training      %s\n  before and after  %s\n' \
     "$out/run/report.html" "$out/compare.html"
