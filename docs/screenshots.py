@@ -26,7 +26,7 @@ from tests.review_servers import ReviewServer, introduce, look_at
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "data" / "samples"
 IMAGES = ROOT / "docs" / "images"
-COLORS = 256
+USUAL_COLORS, OTHER_COLORS = 192, 64
 """Of a picture: letters and lines need no more, and the clone stays small."""
 
 RUNS = {"runs/beta-0.1": 0.1, "runs/beta-0.5": 0.5}
@@ -164,16 +164,20 @@ def picture_review(browser: Browser, folder: Path) -> None:
 
 def opened(browser: Browser, address: str, size: dict[str, int], scheme: Any = "light") -> Page:
     """Open a page in a window of its own."""
-    context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+    context = browser.new_context(viewport=size, color_scheme=scheme)
     page = context.new_page()
     page.goto(address)
     return page
 
 
 def save(page: Page, name: str) -> None:
-    """Save what is seen of a page as a small PNG."""
+    """Save what is seen of a page as a small PNG: the usual colours as they are, of the others what is nearest."""
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-    small = picture.quantize(COLORS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)  # keeps rare colours
+    usual = sorted(picture.getcolors(1 << 24) or (), reverse=True)[:USUAL_COLORS]
+    others = picture.quantize(OTHER_COLORS, method=Image.Quantize.MAXCOVERAGE).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([channel for _, color in usual for channel in color] + others)
+    small = picture.quantize(palette=palette, dither=Image.Dither.NONE)
     small.save(IMAGES / f"{name}.png", optimize=True)
 
 

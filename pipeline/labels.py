@@ -26,6 +26,7 @@ from schemas.validation import shape_of
 DIGESTS = ("prompt_digest", "first_digest", "second_digest")
 REMEDY = "write labels with: dpo review STORE --export labels.jsonl --format labels"
 SQLITE = b"SQLite format 3\0"
+MOST_VOTES = 2**31 - 1
 
 
 class Preference(StrEnum):
@@ -185,7 +186,8 @@ def _label(row: object) -> Label:
     reviewers, votes = row.get("reviewers") or [], row.get("votes") or {}
     if not isinstance(reviewers, list) or not all(isinstance(name, str) for name in reviewers):
         raise LineError(f"/reviewers: got {shape_of(reviewers)}, expected an array of names")
-    if not isinstance(votes, dict) or not all(type(count) is int and count >= 0 for count in votes.values()):
+    counts = votes.values() if isinstance(votes, dict) else [None]
+    if not all(type(count) is int and 0 <= count <= MOST_VOTES for count in counts):
         raise LineError(f"/votes: got {shape_of(votes)}, expected how many said each of {', '.join(Preference)}")
     return Label(prompt, first, second, preference, tuple(reviewers), votes)
 
@@ -237,7 +239,12 @@ def _number(digest: bytes) -> int:
 
 
 def _refuse_store(path: Path) -> None:
-    if is_plain_file(path):
+    if not is_plain_file(path):
+        return
+    try:
         with path.open("rb") as stream:
-            if stream.read(len(SQLITE)) == SQLITE:
-                raise InputError(f"{place_text(path)}: is a store of dpo review, not its labels; {REMEDY}")
+            is_store = stream.read(len(SQLITE)) == SQLITE
+    except OSError:  # which reading the rows tells
+        return
+    if is_store:
+        raise InputError(f"{place_text(path)}: is a store of dpo review, not its labels; {REMEDY}")

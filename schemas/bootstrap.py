@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 NUM_RESAMPLES = 2_000
 LEVEL = 0.95
@@ -40,12 +41,19 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> Interval:
     if num > MOST_DRAWN:
         half = NORMAL_QUANTILE * math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (num - 1) / num)
         return Interval(mean, mean - half, mean + half)
-    levels = sorted(Counter(values).items())
+    return Interval(mean, *_drawn(tuple(sorted(Counter(values).items())), seed))
+
+
+@lru_cache(maxsize=64)  # where rewards are 0 and 1, the mean reward, pass@1 and the first pass@k have the same values
+def _drawn(levels: tuple[tuple[float, int], ...], seed: int) -> tuple[float, float]:
+    """Draw from values, of which each is told with how often it is there; give both ends."""
     population = [value for value, times in levels for _ in range(times)]
-    draw = random.Random(seed)
+    num, draw = len(population), random.Random(seed)
+    if len(levels) == 1:
+        return (math.fsum(population) / num,) * 2
     means = sorted(math.fsum(draw.choices(population, k=num)) / num for _ in range(NUM_RESAMPLES))
     tail = (1 - LEVEL) / 2
-    return Interval(mean, _quantile(means, tail), _quantile(means, 1 - tail))
+    return _quantile(means, tail), _quantile(means, 1 - tail)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:

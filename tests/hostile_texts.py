@@ -87,6 +87,7 @@ INVISIBLE = {
     "isolate never closed": "\u2067\u202e never closed",
     "no width": "zero\u200bwidth\u2060joined\ufeffmark",
     "tags": "tags \U000e0001\U000e0041\U000e007f",
+    "blank letters": "a\u034fb\u115f\u1160c\u3164d\u2800e\uffa0f",
     "soft hyphen": "soft\u00adhyphen",
     "line ends": "line\u2028paragraph\u2029next\u0085line",
     "null": "a\x00b",

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 
@@ -304,11 +305,42 @@ def test_what_can_not_be_read_or_asked(sides, tasks, tmp_path, write_jsonl):
     pairs = write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "A", "chosen": "B", "rejected": "C"}])
     with pytest.raises(DpoError, match=r"AFTER holds no rollouts: .*preference pairs"):
         compared(before, pairs)
-    with pytest.raises(UsageError, match="--threshold nan"):
-        compare_command(before, before, threshold=float("nan"))
+    for number in ("nan", "inf"):
+        with pytest.raises(UsageError, match=f"--threshold {number}"):
+            compare_command(before, before, threshold=float(number))
     huge = sides(tasks({"A": [1e308]}), tasks({"A": [-1e308]}))
     with pytest.raises(DpoError, match="beyond what a float holds"):
         compared(*huge)
+
+
+def test_one_task_has_no_verdict(sides, tasks, capsys):
+    one = sides(tasks({"A": [1, 1]}), tasks({"A": [0, 0]}))
+    found = compared(*one)
+    assert (found.verdict, found.as_dict()["verdict"]) == ("unclear", "unclear")
+    assert verdict_of(found) == "No verdict: one task tells nothing of others."
+    compare_command(*one, fail_if_worse=True)
+    assert "is worse" not in capsys.readouterr().out
+
+
+def test_the_page_replaces_no_input(sides, tasks, tmp_path):
+    before, after = sides(tasks({"A": [1]}), tasks({"A": [0]}))
+    content = after.read_bytes()
+    linked = tmp_path / "linked.html"
+    linked.symlink_to(after)
+    for named in ((before, after), (before, tmp_path), (before, tmp_path / "a*.jsonl")):
+        for output in (before, after, linked):
+            with pytest.raises(UsageError, match="is an input too"):
+                compare_command(*named, output=output)
+    assert after.read_bytes() == content
+
+
+def test_above_64_rollouts_not_every_k_is_computed(sides, tasks):
+    before, after = (tasks({"A": [number % step == 0 for number in range(300)]}) for step in (3, 2))
+    for row in (*before, *after):
+        row["reward"] = float(row["reward"])
+    found = compared(*sides(before, after))
+    assert [each.k for each in found.pass_at_k] == [*range(1, 65), 128, 256, 300]
+    assert found.pass_at_k[64].before == 1 - math.comb(200, 128) / math.comb(300, 128)
 
 
 def test_fail_if_worse_fails_only_if_the_whole_interval_is_below_zero(sides, tasks, capsys):

@@ -362,6 +362,9 @@ def test_buckets() -> None:
     many_margins = margin_buckets([float(n) for n in range(100)])
     assert [each.count for each in many_margins.buckets] == [20] * 5
     assert many_margins.buckets[0].name == "0 to 19"
+    rounded = margin_buckets([0.3, 0.7 - 0.4, 1.0 - 0.7])  # 0.3 three times, but for the last digits
+    assert [(each.name, each.count) for each in rounded.buckets] == [("0.3", 3)]
+    assert margin_buckets([1234.0, 5.0]).buckets[1].name == "1,230"
     assert [length_bucket(*lengths) for lengths in ((99, 9), (15, 9), (10, 10), (9, 15), (9, 99))] == [0, 1, 2, 3, 4]
 
 

@@ -14,6 +14,7 @@ from cli import app
 from schemas.formats_page import COMMANDS, formats_page
 from schemas.validation import Kind, validator_of
 from trainer.config.listing import EXAMPLES
+from views.review.pair_rows import OF_REVIEW
 
 REPOSITORY = Path(__file__).parents[1]
 PAGE = (REPOSITORY / "docs" / "formats.md").read_text()
@@ -118,8 +119,15 @@ def test_the_first_example_of_rows_is_the_least_and_the_last_is_full(kind: Kind)
     for key in least:  # none of them can be left out
         assert not is_valid({name: least[name] for name in least if name != key})
     unnamed = {"chosen_agent", "rejected_agent", "tools", "task_name", "output", "_ng_failure_class"}
-    assert schema["properties"].keys() - full.keys() <= unnamed
+    assert schema["properties"].keys() - full.keys() <= unnamed | OF_REVIEW
     assert full.keys() <= schema["properties"].keys()
+
+
+@pytest.mark.parametrize("name", ["binary", "preference", "trl"])
+def test_what_a_review_writes_into_pairs_is_told_and_makes_no_row_wrong_that_was_right(name: str) -> None:
+    assert SCHEMAS[name]["properties"].keys() >= OF_REVIEW
+    [row, *_] = SCHEMAS[name]["examples"]
+    assert jsonschema_rs.is_valid(SCHEMAS[name], row | dict.fromkeys(OF_REVIEW, "a column of somebody else"))
 
 
 @pytest.mark.parametrize("name", ["binary", "preference", "trl", "rollout"])

@@ -215,7 +215,7 @@ def test_nothing_of_it_ends_a_run(tmp_path: Path, drawing: None, monkeypatch: py
     said: list[str] = []
     page = page_in(tmp_path, said)
     page.end("stopped", "by SIGTERM")
-    assert said == [f"no report could be made; dpo report {tmp_path} says why"]
+    assert said == [f"the report could not be made, or not whole; dpo report {tmp_path} says why"]
     said.clear()
     (tmp_path / "health.json").unlink()
     (tmp_path / "health.json").mkdir()
@@ -260,6 +260,21 @@ def test_a_folder_that_was_given_back_stays_away(tmp_path: Path) -> None:
     with pytest.raises(DpoError), page:
         raise DpoError("before the first step")
     assert not folder.exists()
+
+
+def test_who_interrupts_a_run_does_not_wait(tmp_path: Path, drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_page, "CHILD", SLEEPER)
+    said: list[str] = []
+    page = page_in(tmp_path, said)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), page:
+        raise KeyboardInterrupt
+    assert time.monotonic() - started < 10
+    assert (read(tmp_path / "run.json")["ended"]["how"], said) == ("stopped", [])
+    assert page.child is not None
+    assert page.child.poll() is None  # what it makes tells how the run stands
+    page.child.kill()
+    page.child.wait()
 
 
 def test_what_was_seen_is_written_down() -> None:

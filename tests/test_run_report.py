@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import views.run.history as history_module
-from schemas.errors import InputError, UsageError
+from schemas.errors import DpoError, InputError, UsageError
 from tests.hostile_texts import HUGE, TEXTS
 from trainer.config.settings import resolve
 from trainer.save.run_folder import config_text
@@ -238,6 +238,21 @@ def test_runs_are_compared_by_what_they_were_told(tmp_path: Path) -> None:
     assert (tmp_path / "plots" / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_told"),
+    [
+        (("loss.name=mix", "loss.mix=[{name: sigmoid, weight: 1.0}, {name: ipo, weight: 0.5}]"), True),
+        (("dpo.preference_average_log_probs=true",), True),
+        (("dpo.sft_loss_weight=0.1",), True),
+        (("dpo.seed=7",), False),
+    ],
+)
+def test_losses_on_another_scale_are_told(tmp_path: Path, settings: tuple[str, ...], is_told: bool) -> None:
+    runs = {"a": read_run(make_run(tmp_path / "a")), "b": read_run(make_run(tmp_path / "b", settings=settings))}
+    write_runs_page(runs, tmp_path / "page.html", plots_folder=None)
+    assert ("are on another scale" in text_of((tmp_path / "page.html").read_text())) == is_told
+
+
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     places = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
     assert named_runs(places) == {"a/run": places[0], "b/run": places[1]}
@@ -375,6 +390,15 @@ def test_the_command_writes_beside_the_run(finished: Path, capsys: pytest.Captur
     assert not (finished / "report.html").exists()
     with pytest.raises(UsageError, match="options for rollouts and pairs were given"):
         report_command([finished], num_pairs=3)
+    with pytest.raises(UsageError, match="--plots goes with a page"):
+        report_command([finished], plots=finished / "elsewhere", as_json=True)
+
+
+def test_plots_that_can_not_be_written_cost_no_page(finished: Path) -> None:
+    (finished / "plots").write_text("a file")
+    with pytest.raises(DpoError, match=r"plots: can't be made.*: File exists; the page is there without it: .*html"):
+        report_command([finished])
+    assert "Finished: 10 steps" in (finished / "report.html").read_text()
 
 
 def test_a_page_says_what_it_was_trained_on(finished: Path) -> None:

@@ -45,6 +45,28 @@ def test_what_can_not_be_seen_is_shown() -> None:
     assert "<" not in marked("<").replace("&lt;", "")
 
 
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("a\u200db", ["200D"]),  # nothing to join
+        ("日\u200d\u200d本", ["200D ×2"]),
+        ("日\u200d\u200c本", ["200D", "200C"]),
+        ("می\u200cخواهم", []),  # Persian needs it
+        ("❤\ufe0f\u200d🔥 1\ufe0f\u20e3 葛\U000e0100", []),  # emoji, a keycap, a variant
+        ("😀\ufe0f\ufe01\ufe02", ["FE01", "FE02"]),  # a text in selectors
+        ("a\ufe0f", ["FE0F"]),
+        ("😀\ufe0f\ufe0f", ["FE0F ×2"]),
+        ("\x00" * 5000, ["0000 ×5,000"]),
+        ("\u3164x\u2800", ["3164", "2800"]),
+        ("é 日本語 \U0001f600", []),
+    ],
+)
+def test_nothing_is_hidden_by_joiners_selectors_and_blanks(text: str, hidden: list[str]) -> None:
+    shown = str(marked(text))
+    assert re.findall(r">U\+([0-9A-F]+(?: ×[\d,]+)?)<", shown) == hidden
+    assert not re.sub(r"<span[^>]*>[^<]*</span>", "", shown).translate(dict.fromkeys(map(ord, text)))
+
+
 def test_long_texts_are_folded_and_endless_ones_cut() -> None:
     short, long, endless = "a" * SHOWN_CHARACTERS, "a" * (SHOWN_CHARACTERS + 5), "a" * (MOST_CHARACTERS + 7)
     assert "<details" not in visible(short)
@@ -65,6 +87,8 @@ def test_numbers_are_short() -> None:
         "-0.5",
         "1e+308",
     ]
+    assert [number(value) for value in (999.4, 999.7, -999.96)] == ["999", "1,000", "-1,000"]
+    assert number(999.96, 4) == "1,000"
     assert percent(0.1234) == "12.3%"
 
 
@@ -83,8 +107,27 @@ def test_a_plot_in_a_page_has_no_style_no_script_and_ids_of_its_own(plot: Plot) 
             assert "#" not in value or f"#{plot.name}-" in value, f"{key} leads elsewhere or has a colour: {value}"
 
 
+@pytest.mark.parametrize(
+    ("plot", "is_whole"),
+    [
+        (LinePlot("k", "c", "k", "pass", [Series("a", [1, 2, 3], [0.1, 0.2, 0.3])]), True),
+        (LinePlot("share", "c", "share", "y", [Series("a", [0.5, 1.5, 2.5], [0.1, 0.2, 0.3])]), False),
+        (BarPlot("tasks", "c", "tasks", ["a"], {"tasks": [1.0]}), True),
+        (BarPlot("gains", "c", "gain", ["a"], {"gain": [1.0]}, {"gain": [(0.4, 1.6)]}), False),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_whole_numbers_have_whole_ticks(plot: Plot, is_whole: bool) -> None:
+    (each,) = drawn([plot])
+    axis = re.search(rf'id="{plot.name}-matplotlib.axis_1".*?id="{plot.name}-matplotlib.axis_2"', each.svg, re.DOTALL)
+    assert axis is not None
+    ticks = re.findall(r">(-?[0-9.]+)</text>", axis[0])
+    assert len(ticks) >= 2
+    assert all("." not in tick or tick.endswith(".0") for tick in ticks) == is_whole, ticks
+
+
 def test_the_same_plot_gives_the_same_files(tmp_path) -> None:
-    first = write_figures(PLOTS, tmp_path / "a")
-    second = write_figures(PLOTS, tmp_path / "b")
+    first = write_figures(drawn(PLOTS, with_files=True), tmp_path / "a")
+    second = write_figures(drawn(PLOTS, with_files=True), tmp_path / "b")
     assert [path.name for path in first] == [f"{plot.name}{suffix}" for plot in PLOTS for suffix in (".svg", ".png")]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -138,6 +139,10 @@ def eval_command(
         batch_size=lm_eval_batch_size,
         seed=seed,
     )
+    if not generation.prompts and replace(generation, seed=0) != Generation(()):
+        raise UsageError("options of answers without prompts: name a file of them with --generate PROMPTS")
+    if not abilities.tasks and replace(abilities, seed=0) != Abilities(()):
+        raise UsageError("options of --lm-eval without a task: name some with --lm-eval TASKS")
     request = make_request(
         find_judged(model, reference),
         pairs,
@@ -164,7 +169,7 @@ def eval_command(
         ) from error
     found = run_evaluation(request, say=_say)
     result = result_of(found)
-    write_folder(
+    folder = write_folder(
         request.output,
         result,
         pairs=found.scores.rows(),
@@ -172,9 +177,9 @@ def eval_command(
         samples=None if found.sampled is None else found.sampled.rows,
     )
     show(result)
-    if (problem := make_page(request.output)) is not None:
+    if (problem := make_page(folder)) is not None:
         _say(f"warning: no report.html: {problem}")
-    typer.echo(json.dumps(result) if as_json else str(request.output))
+    typer.echo(json.dumps(result) if as_json else str(folder))
 
 
 def _say(text: str) -> None:

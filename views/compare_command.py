@@ -64,8 +64,8 @@ def compare_command(
 
     Example: dpo compare before.jsonl after.jsonl -o compare.html
     """
-    if math.isnan(threshold):
-        raise UsageError("--threshold nan: expected a number")
+    if not math.isfinite(threshold):
+        raise UsageError(f"--threshold {threshold}: expected a finite number")
     settings = Settings(
         format=Format.PREFERENCE,  # holds tool calls and several turns too
         threshold=threshold,
@@ -77,9 +77,7 @@ def compare_command(
         max_line_bytes=max_line_mb * MIB,
     )
     if output is not None:
-        from schemas.atomic import refuse_unwritable
-
-        refuse_unwritable(output)
+        _refuse_output(output, [before, after])
         _require_report()
     from pipeline.comparison.compare import compare_rollouts
     from pipeline.intake import Machinery
@@ -94,11 +92,27 @@ def compare_command(
         show_comparison(comparison)
     if output is not None:
         _write_page(comparison, output)
-    if fail_if_worse and comparison.is_worse:
+    if fail_if_worse and comparison.verdict == "worse":
         change = comparison.overall.reward.change
         raise DpoError(
             f"AFTER is worse: mean reward {change.mean:+.3f}, interval [{change.low:+.3f}, {change.high:+.3f}]"
         )
+
+
+def _refuse_output(output: Path, sides: list[Path]) -> None:
+    """Say before the work that the page can't be written there.
+
+    Raises:
+        UsageError: it would replace an input.
+        DpoError: no file can be made there.
+    """
+    from pipeline.sources import expanded
+    from schemas.atomic import refuse_unwritable
+    from schemas.terminal import path_text
+
+    refuse_unwritable(output)
+    if output.is_file() and any(path.exists() and path.samefile(output) for path in expanded(sides)):
+        raise UsageError(f"{path_text(output)}: is an input too; name another file")
 
 
 def _require_report() -> None:

@@ -108,6 +108,8 @@ def _made(
         from views.data.report import data_report
 
         return data_report(asked.places, page, options), asked.page
+    if plots is not None and page is None:
+        raise UsageError("--plots goes with a page, and --json makes one with -o only; name it")
     if options != USUAL:
         raise UsageError(f"options for rollouts and pairs were given (see dpo report --help), and {asked.named}")
     folder = plots or asked.plots_folder

@@ -85,7 +85,9 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path_text(path)}: can't be read: {reason(error)}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path_text(path)}: got no JSON, expected an evaluation") from error
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path_text(path)}: got no object, expected an evaluation")
+    return found
 
 
 def refuse_foreign(page: Path) -> None:

@@ -98,7 +98,7 @@ def review_command(
     with _needs_extra():
         from views.review.begin import Wanted, open_review
         from views.review.serving import Served, serve
-        from views.review.session import tidy_name
+        from views.review.session import spelled_as_known, tidy_name
 
     name = tidy_name(reviewer or "")
     if reviewer is not None and not name:
@@ -107,6 +107,7 @@ def review_command(
     path = begun.store.path
     with contextlib.closing(begun.store):
         _tell(*begun.notes)
+        name = spelled_as_known(name, begun.store.reviewers())
         serve(
             begun.store,
             Served(rates=ratings, reviewer=name, export=f"{_command(path)} --export reviewed.jsonl"),

@@ -15,7 +15,13 @@ NOTHING = "\N{EN DASH}"
 MOST_CHARACTERS = 20_000
 """Of a text on a page at all; the file that it is from has the rest."""
 
-PLAIN_CONTROLS = "\n\t"
+UNUSUAL = re.compile(r"([^\n\t -~])\1*")
+JOINERS = "\u200c\u200d"
+SELECTORS = re.compile("[\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
+"""Of variants of the character before; in a row they could carry a text of their own."""
+KEYCAPS = "0123456789#*"
+BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+"""Letters and signs by their category, of which nothing is to be seen."""
 
 UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a file can't hold, or what would turn the text beside it around."""
@@ -35,12 +41,15 @@ def visible(text: str, *, shown: int = SHOWN_CHARACTERS, most: int = MOST_CHARAC
 def marked(text: str) -> Markup:
     """Escape a text, with each character that can't be seen, or that changes how others are, shown by its number.
 
-    Control characters, and the format characters of Unicode (direction, joiners, tags, invisible ones), save the joiner
-    inside of emoji and of scripts that need it.
+    Control characters, the format characters of Unicode (direction, joiners, tags, invisible ones) and blank letters;
+    save joiners between characters of emoji and of scripts that need them, and one selector of a variant behind such.
     """
-    if text.isascii() and text.isprintable():
-        return escape(text)
-    return Markup("").join(escape(char) if _is_plain(char) else _odd(char) for char in text)
+    parts, start = [], 0
+    for match in UNUSUAL.finditer(text):
+        if not _is_plain(text, *match.span()):
+            parts += [escape(text[start : match.start()]), _odd(match[1], len(match[0]))]
+            start = match.end()
+    return Markup("").join([*parts, escape(text[start:])])
 
 
 def inert(value: Any) -> Any:
@@ -52,15 +61,23 @@ def _block(text: str, kind: str) -> Markup:
     return Markup('<div class="{}" dir="auto">{}</div>').format(kind, marked(text))
 
 
-def _is_plain(char: str) -> bool:
-    if char in PLAIN_CONTROLS or char in "\u200c\u200d\ufe0e\ufe0f":
-        return True
-    return unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+def _is_plain(text: str, start: int, end: int) -> bool:
+    """Say whether a character that is not of ASCII, once or several times, can be shown as it is."""
+    char, before, behind = text[start], text[max(start - 1, 0) : start], text[end : end + 1]
+    if char in JOINERS:
+        is_between = before > "\x7f" and behind > "\x7f" and before not in JOINERS and behind not in JOINERS
+        return is_between and end == start + 1
+    if SELECTORS.match(char):
+        is_seen = before > "\x7f" and before not in JOINERS and not SELECTORS.match(before)
+        is_keycap = char in "\ufe0e\ufe0f" and before != "" and before in KEYCAPS
+        return (is_seen or is_keycap) and end == start + 1
+    return char not in BLANK and unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
-def _odd(char: str) -> Markup:
+def _odd(char: str, times: int) -> Markup:
     name = unicodedata.name(char, "control character")
-    return Markup('<span class="odd" title="{}">U+{:04X}</span>').format(name, ord(char))
+    often = f" \N{MULTIPLICATION SIGN}{times:,}" if times > 1 else ""
+    return Markup('<span class="odd" title="{}">U+{:04X}{}</span>').format(name, ord(char), often)
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -71,7 +88,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return f"{float(value):.{digits}g}"
     if isinstance(value, int) or (float(value).is_integer() and abs(value) >= 1000):
         return f"{int(value):,}"
-    return f"{value:,.{digits}g}" if abs(value) < 1000 else f"{value:,.0f}"
+    shown = f"{value:,.{digits}g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 or "e+" in shown else shown  # 999.9 is no 1e+03
 
 
 def count(value: int) -> str:

@@ -213,7 +213,7 @@ def _pattern() -> "re.Pattern[str]":
     letter = rf"(?:(?![{SPACELESS}])\w[{_marks_class()}]*)"
     return re.compile(
         rf"\n|[^\S\n]+"
-        rf"|{letter}+(?:['\u2019]{letter}+|(?<=\d)[.,](?=\d){letter}+)*"
+        rf"|{letter}+(?:['\u2019\u200c\u200d]{letter}+|(?<=\d)[.,](?=\d){letter}+)*"
         rf"|[\U0001f1e6-\U0001f1ff]{{2}}"
         rf"|.{tail}",
         re.DOTALL,

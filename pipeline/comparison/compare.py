@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:  # Polars starts threads when it is imported; the worker proce
 
 NUM_EXAMPLES = 10
 FEW_TASKS = 20  # below it an interval of this kind is too narrow more often than it says
+EACH_K = 64
+"""Up to it each k is computed, above it the powers of two and the last one."""
 SAME = 1e-9  # two means of the same rewards may differ by their rounding
 BUCKETS = ("never", "sometimes", "always")
 MEASURES = ("reward", "pass_at_1", "num_chars", "truncated")
@@ -109,14 +112,14 @@ class Comparison:
     improvements: tuple[Example, ...]
 
     @property
-    def is_worse(self) -> bool:
-        """Say whether the whole interval of the mean reward's change lies below zero."""
-        return self.overall.reward.change.high < 0
+    def verdict(self) -> str:
+        """Say better, worse or unclear by the mean reward; the interval of one task has no width, and says nothing."""
+        return self.overall.reward.verdict if self.tasks > 1 else "unclear"
 
     def as_dict(self) -> dict[str, Any]:
         """Give the comparison as JSON types."""
         plain = asdict(self)
-        plain["verdict"] = self.overall.reward.verdict
+        plain["verdict"] = self.verdict
         plain["points"] = [{"agent": agent, "before": before, "after": after} for agent, before, after in self.points]
         return plain
 
@@ -237,21 +240,24 @@ def _environment(agent: str | None, part: "pl.DataFrame") -> Environment:
 
 
 def _pass_at_ks(both: "pl.DataFrame") -> Iterator[PassAtK]:
-    """Give pass@k up to the k that half of the tasks have on both sides."""
+    """Give pass@k, up to the k that half of the tasks have on both sides."""
     columns = [both[name].to_list() for name in ("num", "passes", "num_after", "passes_after")]
     rows = list(zip(*columns, strict=True))
     fewest = sorted((min(num, num_after) for num, _, num_after, _ in rows), reverse=True)
     last = fewest[(len(fewest) - 1) // 2]
-    for k in range(1, last + 1):
+    for k in (k for k in range(1, last + 1) if k <= EACH_K or _is_drawn(k, last)):
         shares = [
             (pass_at(k, num=num, passes=passes), pass_at(k, num=num_after, passes=passes_after))
             for num, passes, num_after, passes_after in rows
             if min(num, num_after) >= k
         ]
         before, after = ([pair[side] for pair in shares] for side in (0, 1))
-        is_drawn = k == last or k & (k - 1) == 0
-        change = _measure(before, after).change if is_drawn else None
+        change = _measure(before, after).change if _is_drawn(k, last) else None
         yield PassAtK(k, len(shares), _mean(before), _mean(after), change)
+
+
+def _is_drawn(k: int, last: int) -> bool:
+    return k == last or k & (k - 1) == 0
 
 
 def _transitions(both: "pl.DataFrame") -> dict[str, dict[str, int]]:
@@ -296,6 +302,7 @@ def _why_nothing_in_common(sides: Sides, first: "pl.DataFrame", second: "pl.Data
     return f"{told}; collect AFTER with the same --input as BEFORE (gym eval run), prompts and tools unchanged"
 
 
+@cache
 def pass_at(k: int, *, num: int, passes: int) -> float:
     """Estimate without bias the chance that one of k rollouts passes, of a task of which `passes` of `num` did.
 

@@ -127,13 +127,15 @@ def _values(values: tuple[float, ...]) -> str:
 def verdict_of(comparison: Comparison) -> str:
     """Say in one sentence what the interval of the mean reward says."""
     change = comparison.overall.reward.change
-    match comparison.overall.reward.verdict:
+    match comparison.verdict:
         case "better":
             return "AFTER is better: the whole interval is above zero."
         case "worse":
             return "AFTER is worse: the whole interval is below zero."
     if change.low == change.high == 0:
         return "No difference: every task has the same mean reward on both sides."
+    if comparison.tasks == 1:
+        return "No verdict: one task tells nothing of others."
     return "No clear difference: the interval holds zero."
 
 

@@ -82,11 +82,7 @@ def generate_answers(
     autocast: Callable[[], AbstractContextManager[Any]],
     advance: Callable[[int], None] = lambda amount: None,
 ) -> list[Answer]:
-    """Answer all questions, the longest prompts first, so that what needs the most memory comes first.
-
-    Raises:
-        UsageError: a prompt leaves the model no room.
-    """
+    """Answer all questions, the longest prompts first, so that what needs the most memory comes first."""
     found: dict[int, Answer] = {}
     order = sorted(range(len(asked)), key=lambda place: (-len(asked[place].ids), place))
     kept, was_training = model.generation_config, model.training
@@ -113,25 +109,31 @@ def answer_of(ids: Sequence[int], tokenizer: Any, end_ids: frozenset[int]) -> An
     return Answer(text, len(ids) if end is None else end + 1, end is None)
 
 
-def room(config: Any, num_prompt: int, most: int) -> int:
-    """Say how many tokens may follow a prompt; the places of a model such as GPT-2 end.
+def refuse_no_room(config: Any, num_prompt: int, source: str) -> None:
+    """Refuse a prompt behind which nothing can be written, before anything is computed.
 
     Raises:
-        UsageError: none.
+        UsageError: it fills the model's places.
     """
+    places = _places(config)
+    if places is not None and num_prompt >= places:
+        raise UsageError(
+            f"--generate: {source}: the prompt has {num_prompt:,} tokens, and the model's places end at {places:,}"
+        )
+
+
+def _places(config: Any) -> int | None:
+    """Give how many tokens a model such as GPT-2 has places for; None of one that has no such end."""
     text = config.get_text_config()
     places: int | None = getattr(text, "max_position_embeddings", None)
-    if places is None or getattr(text, "rope_parameters", None):
-        return most
-    if num_prompt >= places:
-        raise UsageError(f"--generate: a prompt has {num_prompt:,} tokens, and the model's places end at {places:,}")
-    return min(most, places - num_prompt)
+    return None if getattr(text, "rope_parameters", None) else places
 
 
 def _batch(model: Any, asked: Sequence[Question], options: Generation, end_ids: frozenset[int]) -> list[list[int]]:
     """Generate behind some prompts, padded on the left; give the tokens of each answer."""
     longest = max(len(one.ids) for one in asked)
-    most = room(model.config, longest, options.max_new_tokens)
+    places = _places(model.config)
+    most = options.max_new_tokens if places is None else min(options.max_new_tokens, places - longest)
     input_ids = torch.zeros(len(asked), longest, dtype=torch.long)
     attention_mask = torch.zeros_like(input_ids)
     for number, one in enumerate(asked):

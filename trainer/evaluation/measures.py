@@ -90,10 +90,10 @@ def reward_correlation(scores: PairScores) -> dict[str, Any] | None:
 
     Without a reference, the difference of the log-probs by token stands for the margin.
     """
-    gaps = scores.chosen_reward - scores.rejected_reward
+    gaps = scores.chosen_reward / 2 - scores.rejected_reward / 2  # whose difference may be beyond what a float holds
     known = ~np.isnan(gaps)
     margins = scores.difference_per_token if scores.reference is None else scores.margin
-    x, y, prompts = gaps[known], margins[known], scores.prompt[known]
+    x, y, prompts = _scaled(gaps[known]), _scaled(margins[known]), scores.prompt[known]
     if len(x) < MIN_FOR_CORRELATION or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
     return {
@@ -112,6 +112,12 @@ def told(interval: Interval) -> Told:
 def _right(differences: Numbers) -> Numbers:
     """Give 1 where the chosen response is ahead, 0 where it is behind, and one half where neither is."""
     return (np.sign(differences) + 1) / 2
+
+
+def _scaled(values: Numbers) -> Numbers:
+    """Bring values to at most 1, for the squares of large ones are beyond what a float holds."""
+    largest = float(np.abs(values).max(initial=0.0))
+    return values / largest if largest > 0 else values
 
 
 def _correlation(x: Numbers, y: Numbers, prompts: NDArray[np.int64]) -> Interval:

@@ -4,7 +4,7 @@ A folder tells all of that by its train_config.json; nothing here imports torch.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Judged:
     settings: Mapping[str, Any] = field(default_factory=dict)  # what it was trained with, as sections
     trained_on: tuple[Path, ...] = ()  # files of pairs
     reference_overrides: Mapping[str, Any] = field(default_factory=dict)  # keys of the reference's configuration
+    notes: tuple[str, ...] = ()  # what the numbers hang on beside the two models
 
 
 def find_judged(model: str, reference: str | None) -> Judged:
@@ -68,7 +69,16 @@ def find_judged(model: str, reference: str | None) -> Judged:
             "reference with --reference, or --reference none to measure without one"
         ) from None
     overrides = {} if trained.reference.model_name else dict(trained.policy.hf_config_overrides)
-    return Judged(policy, start, run, settings, trained_on, overrides)
+    return Judged(policy, start, run, settings, trained_on, overrides, tuple(_notes(trained)))
+
+
+def _notes(trained: TrainConfig) -> Iterator[str]:
+    quantization = trained.policy.lora.quantization
+    if quantization != "none":
+        yield (
+            f"the policy was trained on a copy of its reference in {quantization}; the reference here is the whole "
+            "model, so what rounding to that changed is in these differences too"
+        )
 
 
 def _policy(model: str) -> str:

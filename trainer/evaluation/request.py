@@ -1,6 +1,7 @@
 """What `dpo eval` is asked for, checked before torch is loaded."""
 
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +10,32 @@ from typing import Literal
 
 from schemas.errors import InputError, UsageError
 from schemas.terminal import path_text
+from trainer.config.keys import SETS, option_keys
 from trainer.config.preflight import refuse_unwritable_folder, refuse_used_folder
 from trainer.config.sections import TrainConfig
-from trainer.config.settings import check
+from trainer.config.settings import check, has_data
 from trainer.config.told import tell
 from trainer.data.sources import check_dataset
 from trainer.evaluation.policies import Judged
 from trainer.imports.inheritance import merge
 
 EVALS_FOLDER = Path("evals")
+READ = (
+    f"{SETS}.",
+    "data.loss_mask",
+    "data.token_ids",
+    "dpo.reference_policy_kl_penalty",
+    "policy.tokenizer.",
+    "policy.max_total_sequence_length",
+    "policy.precision",
+    "policy.attention",
+    "policy.self_check",
+    "policy.tokens_per_microbatch",
+    "policy.train_micro_batch_size",
+    "reference.cache_dir",
+    "cluster.gpus_per_node",
+)
+"""Settings of a training, or sections of them, that an evaluation reads too."""
 Engine = Literal["auto", "transformers", "vllm"]
 
 
@@ -78,8 +96,6 @@ def make_request(
         InputError: a file is not there.
         DpoError: the folder can't be made.
     """
-    if not pairs:
-        raise UsageError("no pairs to measure on: name files of preference pairs behind the model")
     if judged.reference is None and generation is not None:
         raise UsageError("--generate compares the policy with a reference, and there is none; name it with --reference")
     if judged.reference is None and abilities is not None:
@@ -89,6 +105,9 @@ def make_request(
     options |= {} if beta is None else {"dpo.reference_policy_kl_penalty": beta}
     options |= {} if max_length is None else {"policy.max_total_sequence_length": max_length}
     told = tell(overrides, pairs=pairs, config_file=None, options=options)
+    if not has_data(told.tree):
+        raise UsageError("no pairs to measure on: name files of preference pairs behind the model")
+    told.problems += [f"{key}: changes nothing in an evaluation; leave it out" for key in _unread(overrides)]
     told.tree = merge(judged.settings, told.tree)
     config = check(told)
     for dataset in config.data.train:
@@ -102,3 +121,9 @@ def make_request(
     refuse_used_folder(folder)
     refuse_unwritable_folder(folder)
     return Request(judged, config, folder, generation, abilities)
+
+
+def _unread(overrides: Sequence[str]) -> list[str]:
+    """Name the settings that an evaluation does not read; what is no setting at all is told elsewhere."""
+    keys = [re.sub(r"\.\d+\.", ".", each.partition("=")[0].lstrip("+~")) for each in overrides]
+    return [key for key in keys if key in option_keys() and (key.endswith(".weight") or not key.startswith(READ))]

@@ -22,7 +22,9 @@ PACKAGES = ("dpo", "torch", "transformers", "tokenizers", "numpy", "lm_eval", "v
 def result_of(found: Evaluation) -> dict[str, Any]:
     """Give the content of eval.json; what is no finite number is null."""
     scores, config = found.scores, found.request.config
-    files = [place_text(each.data_path) for each in config.data.train if each.data_path is not None]
+    files = [
+        str(each.dataset_name) if each.data_path is None else place_text(each.data_path) for each in config.data.train
+    ]
     numbers = Counter(scores.dataset.tolist())
     result = {
         "kind": "dpo_eval",
@@ -36,7 +38,7 @@ def result_of(found: Evaluation) -> dict[str, Any]:
             "num_prompts": len(found.data.groups),
             "num_responses": sum(len(group.responses) for group in found.data.groups),
             "dropped": {str(reason): count for reason, count in found.data.dropped.items()},
-            "notes": list(found.data.notes),
+            "notes": list(found.notes),
             "trained_on": trained_on(found.request),
         },
         "settings": {

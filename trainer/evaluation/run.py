@@ -2,8 +2,9 @@
 
 import gc
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from accelerate import Accelerator
 from schemas.errors import InputError, UsageError
 from schemas.streams import place_text
 from schemas.terminal import counted, path_text, printable, progress
+from trainer.config.policy import TokenizerSection
+from trainer.config.preflight import MODEL_REMEDY
+from trainer.config.sections import TrainConfig
 from trainer.data.groups import PreferenceGroup
 from trainer.data.template import style_of
 from trainer.data.tokenize import TokenizedPairs, end_of_turn_ids
 from trainer.evaluation.abilities import Results, compared_abilities, load_tasks, measure_abilities
 from trainer.evaluation.answers import compared, encode_prompts, questions, sample_rows
-from trainer.evaluation.generation import answer_of, generate_answers
+from trainer.evaluation.generation import answer_of, generate_answers, refuse_no_room
 from trainer.evaluation.pair_scores import PairScores, pair_scores
 from trainer.evaluation.prompts import Prompt, read_prompts
 from trainer.evaluation.question import Answer, Question
@@ -26,9 +30,9 @@ from trainer.evaluation.request import Generation, Request
 from trainer.evaluation.scoring import Scored, score
 from trainer.evaluation.vllm_generation import generate_with_vllm, uses_vllm
 from trainer.launch.processes import place_of
-from trainer.model.policy import load_policy
+from trainer.model.policy import OTHER_TOKENIZER_REMEDY, load_policy, load_shape
 from trainer.model.reference_cache import start_digest
-from trainer.run.start import load_groups, start_accelerator, tokenize
+from trainer.run.start import LoadedGroups, load_groups, refuse_too_long, start_accelerator, tokenize
 
 Say = Callable[[str], None]
 
@@ -62,6 +66,7 @@ class Evaluation:
     scores: PairScores
     data: TokenizedPairs
     groups: list[PreferenceGroup]  # with texts
+    notes: tuple[str, ...]  # what the numbers hang on
     policy: Part
     reference: Part | None
     precision: str
@@ -95,6 +100,12 @@ class _Work:
             style = style_of(self.request.config.policy.tokenizer)
             ids = encode_prompts(self.prompts, tokenizer, style, self.end_ids)
             self.asked = questions(ids, samples_per_prompt=options.samples_per_prompt, seed=options.seed)
+            self.refuse_no_room(model.config)
+
+    def refuse_no_room(self, config: Any) -> None:
+        """Refuse prompts behind which a model has no place to write, before anything is computed."""
+        for question in self.asked:
+            refuse_no_room(config, len(question.ids), self.prompts[question.prompt].source)
 
     def answers(self, model: Any, what: str) -> list[Answer] | None:
         """Let a loaded model answer; None where nothing is asked, or vLLM will."""
@@ -143,10 +154,16 @@ def run_evaluation(request: Request, say: Say = lambda text: None) -> Evaluation
     accelerator, config = start_accelerator(request.config)
     work = _Work(request, accelerator, say)
     loaded = load_groups(config.data.train, shown=True)
-    model, tokenizer = load_policy(judged.policy, tokenizer=config.policy.tokenizer)
-    data = tokenize(config, loaded, model, tokenizer, shown=True)
+    with _told_of("MODEL"):
+        model, tokenizer = load_policy(judged.policy, tokenizer=config.policy.tokenizer)
+    data = _tokenised(config, loaded, model, tokenizer)
     work.learn_tokenizer(tokenizer, model)
+    if judged.reference is not None:
+        _hold_reference(work, judged.reference, data)
     _tell_data(data, say)
+    notes = (*data.notes, *judged.notes)
+    for note in notes:
+        say(note)
     for path in trained_on(request):
         say(f"the policy was trained on {path}; measure on pairs of other prompts")
     policy = _part(work, config, model, data, name=judged.policy, what="policy")
@@ -155,7 +172,7 @@ def run_evaluation(request: Request, say: Say = lambda text: None) -> Evaluation
     reference = None
     if judged.reference is not None:
         say(f"reference: {printable(judged.reference)}")
-        other, _ = load_policy(judged.reference, overrides=judged.reference_overrides)
+        other, _ = load_policy(judged.reference, tokenizer=_shared(config), overrides=judged.reference_overrides)
         reference = _part(work, config, other, data, name=judged.reference, what="reference", known=policy)
         del other
         _free(accelerator)
@@ -170,6 +187,7 @@ def run_evaluation(request: Request, say: Say = lambda text: None) -> Evaluation
         scores=scores,
         data=data,
         groups=loaded.groups,
+        notes=notes,
         policy=policy,
         reference=reference,
         precision=config.policy.precision,
@@ -179,6 +197,43 @@ def run_evaluation(request: Request, say: Say = lambda text: None) -> Evaluation
         if reference is None or reference.abilities is None or policy.abilities is None
         else compared_abilities(reference.abilities, policy.abilities),
     )
+
+
+def _tokenised(config: TrainConfig, loaded: LoadedGroups, model: Any, tokenizer: Any) -> TokenizedPairs:
+    """Tokenise as a training does, but for what holds of trainings alone.
+
+    A training tells what each of several sets gives to an epoch, and holds a reference to the very tokenizer of the
+    policy, which a start without one of its own has not.
+    """
+    reference = config.reference.model_copy(update={"model_name": None})
+    alone = config.model_copy(update={"reference": reference})
+    return tokenize(alone, replace(loaded, sets=()), model, tokenizer, shown=True)
+
+
+def _hold_reference(work: _Work, name: str, data: TokenizedPairs) -> None:
+    """Look whether the reference can be loaded and reads what the policy does, before hours go into the policy."""
+    request = work.request
+    with _told_of("--reference"):
+        shape, _ = load_shape(name, tokenizer=_shared(request.config), overrides=request.judged.reference_overrides)
+        refuse_too_long(shape.config, data.longest)
+        work.refuse_no_room(shape.config)
+
+
+def _shared(config: TrainConfig) -> TokenizerSection:
+    """Name the policy's tokenizer, which the reference has to read."""
+    return TokenizerSection(name=config.policy.tokenizer_name)
+
+
+@contextmanager
+def _told_of(option: str) -> Iterator[None]:
+    """Say which of the two models an error is about, with remedies that this command has."""
+    try:
+        yield
+    except (InputError, UsageError) as error:
+        told = str(error).replace(MODEL_REMEDY, "name a local folder or another hub name")
+        if option == "--reference":
+            told = told.replace(OTHER_TOKENIZER_REMEDY, "a reference must share the policy's tokenizer")
+        raise type(error)(f"{option}: {told}") from error
 
 
 def _part(
@@ -233,8 +288,6 @@ def _tell_data(data: TokenizedPairs, say: Say) -> None:
     say(f"{counted(data.num_pairs, 'pair')} of {responses} to {prompts}")
     for reason, number in data.dropped.items():
         say(f"{counted(number, 'pair')} left out: {reason}")
-    for note in data.notes:
-        say(note)
 
 
 def _free(accelerator: Accelerator) -> None:

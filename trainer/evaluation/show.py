@@ -46,8 +46,9 @@ def show(result: Mapping[str, Any]) -> None:
     console.print(_table(LINES, result["metrics"]))
     if result["calibration"] is not None:
         error, over = (result["calibration"][name] for name in ("expected_calibration_error", "overconfidence"))
-        word = "too sure" if over > 0 else "too unsure"
-        console.print(f"calibration: off by {100 * error:.1f} points, on the whole {100 * abs(over):.1f} {word}")
+        told = f"{100 * abs(over):.1f}"
+        word = "neither too sure nor too unsure" if told == "0.0" else f"{told} too {'sure' if over > 0 else 'unsure'}"
+        console.print(f"calibration: off by {100 * error:.1f} points, on the whole {word}")
     parts = result.get("by_environment", [])[:MOST_PARTS]
     if parts:
         name = "accuracy" if "accuracy" in parts[0]["metrics"] else "accuracy_sum"

@@ -28,6 +28,7 @@ from trainer.model.weight_files import weights_problem
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 HUB_TIMEOUT_SECONDS = 10
+OTHER_TOKENIZER_REMEDY = "leave policy.tokenizer.name out"
 TOKENIZER_REMEDY = "policy.tokenizer.name is a folder or hub name that has one"
 CODE_KEY = "auto_map"  # which code of its own a model or tokenizer names
 CODE_REMEDY = "name one that transformers has a class for"
@@ -169,8 +170,7 @@ def _refuse_other_vocabulary(name: str, tokenizer_name: str, tokenizer: Any) -> 
     if different > MAX_RENAMED_SHARE * len(both):
         raise UsageError(
             f"policy.tokenizer.name={printable(tokenizer_name)}: {different:,} of {len(both):,} tokens are others than "
-            f"those of the tokenizer of {printable(name)}, so the model would read noise; leave policy.tokenizer.name "
-            "out"
+            f"those of the tokenizer of {printable(name)}, so the model would read noise; {OTHER_TOKENIZER_REMEDY}"
         )
 
 

@@ -81,7 +81,7 @@ class RunPage:
         if self.draws and is_idle and time.monotonic() - self.started > PAUSE_SECONDS:
             self._start()
 
-    def end(self, how: End, why: str = "") -> None:
+    def end(self, how: End, why: str = "", *, waits: bool = True) -> None:
         """Write down how the run ended, make the last page, and wait for it for a while."""
         if not self.writes or self.has_ended:
             return
@@ -92,7 +92,7 @@ class RunPage:
         if not self.draws:
             return
         self._end_child()  # what it makes would be old
-        if self._start():
+        if self._start() and waits:
             self._tell(self._waited(LAST_SECONDS[how]))
 
     def _tell(self, exit_code: int | None) -> None:
@@ -100,7 +100,7 @@ class RunPage:
         if exit_code is None:
             self.say(f"no report was made in time; dpo report {run} makes {page}")
         elif exit_code:
-            self.say(f"no report could be made; dpo report {run} says why")
+            self.say(f"the report could not be made, or not whole; dpo report {run} says why")
         else:
             self.say(f"report: {page}")
 
@@ -113,8 +113,11 @@ class RunPage:
         """Tell of a run that fails, unless its folder was given back."""
         if error is None or self.has_ended or not self.writes or not (self.folder / CONFIG_FILE).exists():
             return
-        self.draws = self.draws and isinstance(error, Exception)  # who interrupts a run does not want to wait
-        self.end("failed", one_line(error) if isinstance(error, DpoError) else f"{type(error).__name__}: {error}")
+        if isinstance(error, KeyboardInterrupt):  # who interrupts a run does not want to wait
+            self.end("stopped", "by Ctrl-C", waits=False)
+            return
+        why = one_line(error) if isinstance(error, DpoError) else f"{type(error).__name__}: {error}"
+        self.end("failed", why, waits=isinstance(error, Exception))
 
     def _start(self) -> bool:
         """Start the process that makes the page; say whether it could be."""

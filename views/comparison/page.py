@@ -53,7 +53,7 @@ def comparison_page(comparison: Comparison) -> str:
         verdict=verdict_of(comparison),
         before=_places(comparison.before),
         after=_places(comparison.after),
-        kind={"better": "good", "worse": "bad"}.get(overall.reward.verdict, "plain"),
+        kind={"better": "good", "worse": "bad"}.get(comparison.verdict, "plain"),
         change=_signed(overall.reward.change.mean),
         interval=_interval(overall.reward.change),
         cards=_cards(comparison),

@@ -1,5 +1,6 @@
 """What a report on data is asked for."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -38,6 +39,9 @@ class DataOptions:
             UsageError: choices that contradict each other.
         """
         low, high = self.min_margin, self.max_margin
+        for name, value in (("--min-margin", low), ("--max-margin", high)):
+            if value is not None and math.isnan(value):
+                raise UsageError(f"{name} nan: expected a number")
         if self.num_pairs < 0:
             raise UsageError(f"--pairs {self.num_pairs}: expected a number of at least 0")
         if low is not None and high is not None and low > high:

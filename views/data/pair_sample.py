@@ -16,6 +16,7 @@ from schemas.rows import read_rows
 from schemas.streams import place_text
 from views.data.options import DataOptions, Sort
 from views.data.pair_table import MOST_NAME, PairTable
+from views.text import number
 
 MOST_BUCKETS = 5
 MUCH, LITTLE = 2.0, 1.1  # ratio of two lengths that is much, and that is next to nothing
@@ -27,6 +28,8 @@ LENGTHS = (
     "chosen under half as long",
 )
 NO_MARGIN = "no rewards"
+DIGITS = 3
+"""Of margins, as they are shown: those that look alike are alike."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def _shown(pair: PreferencePair, row: object, told: dict[str, Any], table: PairT
 
 def margin_buckets(margins: Sequence[float | None]) -> Buckets:
     """Part margins: each value for itself where they are few, else in parts of about the same number."""
-    values = sorted(margin for margin in margins if margin is not None)
+    told = [None if margin is None else float(f"{margin:.{DIGITS}g}") for margin in margins]  # 0.7 - 0.4 is 0.3
+    values = sorted(margin for margin in told if margin is not None)
     levels = sorted(set(values))
     if len(levels) > MOST_BUCKETS:
         cuts = {values[len(values) * part // MOST_BUCKETS] for part in range(1, MOST_BUCKETS)}
@@ -141,9 +145,10 @@ def margin_buckets(margins: Sequence[float | None]) -> Buckets:
         uppers = levels
     names, low = [], levels[0] if levels else 0.0
     for upper in uppers:
-        names.append(f"{low:.3g}" if low == upper else f"{low:.3g} to {upper:.3g}")
+        first, last = number(low), number(upper)
+        names.append(first if first == last else f"{first} to {last}")
         low = levels[min(levels.index(upper) + 1, len(levels) - 1)]
-    of_pair = [len(uppers) if margin is None else bisect_left(uppers, margin) for margin in margins]
+    of_pair = [len(uppers) if margin is None else bisect_left(uppers, margin) for margin in told]
     return _buckets([*names, NO_MARGIN], of_pair)
 
 

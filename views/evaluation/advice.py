@@ -27,6 +27,8 @@ def _of_data(result: Mapping[str, Any]) -> Iterator[Note]:
             f"The policy was trained on {printable(path)}: these numbers say how well it remembers.",
             "Measure on pairs of other prompts; dpo collect-pairs --validation-fraction keeps some apart.",
         )
+    for note in data["notes"]:
+        yield printable(note[:1].upper() + note[1:] + "."), ""
     if data["num_prompts"] < FEW_PROMPTS:
         yield (
             f"Only {counted(data['num_prompts'], 'prompt')}: the intervals are rough, and rather too narrow.",
@@ -73,8 +75,8 @@ def _of_parts(result: Mapping[str, Any]) -> Iterator[Note]:
     calibration = result["calibration"]
     if calibration is not None and calibration["overconfidence"] > MOST_OVERCONFIDENT:
         yield (
-            f"The policy is too sure: its mean confidence is {calibration['overconfidence']:.0%} above the share of "
-            "pairs that it judges rightly.",
+            f"The policy is too sure: its mean confidence is {100 * calibration['overconfidence']:.0f} points above the "
+            "share of pairs that it judges rightly.",
             "Fewer epochs, a lower learning rate, or loss.label_smoothing where labels are noisy.",
         )
     for part in result.get("by_environment", ()):

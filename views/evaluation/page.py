@@ -135,7 +135,8 @@ def _cards(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             cards.append((label, told(metrics[name], form, short=True), told(metrics[name], form, ends=True)))
     if result["calibration"] is not None:
         error, over = (result["calibration"][name] for name in ("expected_calibration_error", "overconfidence"))
-        note = f"on the whole {abs(over):.1%} too {'sure' if over > 0 else 'unsure'}"
+        points = f"{100 * abs(over):.1f}"
+        note = f"on the whole {points} points too {'sure' if over > 0 else 'unsure'}" if points != "0.0" else ""
         cards.append(("calibration error", f"{error:.1%}", note))
     return cards
 

@@ -48,7 +48,9 @@ def open_review(place: Path, *, store_path: Path | None, wanted: Wanted) -> Begu
         if store_path is not None:
             raise UsageError(f"{path_text(place)}: is a review already; leave --store out")
         is_store(place)  # or it is refused
-        return Begun(_opened(place, wanted, limit=None), ())
+        if wanted.limit is not None:
+            raise UsageError(f"{path_text(place)}: is a review; to add items, name the file that it is of with --limit")
+        return Begun(_opened(place, wanted), ())
     path = store_path or default_store(place)
     if is_store(path):
         return _go_on(place, path, wanted)
@@ -69,40 +71,63 @@ def default_store(place: Path) -> Path:
 def _begin(place: Path, path: Path, wanted: Wanted) -> Begun:
     order, seed = wanted.order or RANDOM, DEFAULT_SEED if wanted.seed is None else wanted.seed
     left_out: Counter[str] = Counter()
-    items = {item.key: (number, item) for number, item in _numbered(place, left_out)}
-    if not items:
+    keys: list[str] = []
+    kept = _chosen(_numbered(place, left_out, keys), limit=wanted.limit, order=order, seed=seed)
+    if not keys:
         raise DpoError(f"{place_text(place)}: nothing to judge: {_left_out_text(left_out)}")
-    kept = chosen_keys(items, limit=wanted.limit, order=order, seed=seed)
-    settings = Settings(place_text(place), _digest(items), seed, order)
-    create_store(path, (items[key] for key in kept), settings)
+    create_store(path, kept, Settings(place_text(place), _digest(keys), seed, order))
     notes = [f"left out {_left_out_text(left_out)}"] if left_out else []
-    if len(kept) < len(items):
-        notes.append(f"{len(kept):,} of {counted(len(items), 'item')} are judged (--limit)")
+    if len(kept) < len(keys):
+        notes.append(f"{len(kept):,} of {counted(len(keys), 'item')} are judged (--limit)")
     return Begun(Store(path), tuple(notes))
 
 
 def _go_on(place: Path, path: Path, wanted: Wanted) -> Begun:
     """Go on with a store, if its items are still those of the file; a higher limit adds some."""
-    items = {item.key: (number, item) for number, item in _numbered(place, Counter())}
-    store = _opened(path, wanted, limit=wanted.limit)
-    missing = [key for key in store.keys if key not in items]
-    if missing:
+    store = _opened(path, wanted)
+    try:
+        more = _items_to_add(place, store, limit=wanted.limit or 0)
+        if more:
+            store.add_items(more)
+    except BaseException:
         store.close()
-        raise UsageError(
-            f"{path_text(path)}: has answers to other items: {len(missing):,} of its {len(store.keys):,} are not in "
-            f"{place_text(place)} (any more); go on with them: dpo review {path_text(path)}, or begin anew with "
-            "another file: --store NEW.sqlite"
-        )
-    num_more = (wanted.limit or 0) - len(store.keys)
-    if num_more <= 0:
-        return Begun(store, ())
-    rest = [key for key in items if key not in set(store.keys)]
-    more = chosen_keys(rest, limit=num_more, order=store.settings.order, seed=store.settings.seed)
-    store.add_items(items[key] for key in more)
+        raise
     return Begun(store, (f"added {counted(len(more), 'item')}",) if more else ())
 
 
-def _opened(path: Path, wanted: Wanted, *, limit: int | None) -> Store:
+def _items_to_add(place: Path, store: Store, *, limit: int) -> list[tuple[int, Item]]:
+    """Read which items a store lacks to have as many as are wanted.
+
+    Raises:
+        UsageError: the file has lost some of the store's items.
+    """
+    keys: list[str] = []
+    known, settings = set(store.keys), store.settings
+    rest = ((number, item) for number, item in _numbered(place, Counter(), keys) if item.key not in known)
+    more = _chosen(rest, limit=max(0, limit - len(known)), order=settings.order, seed=settings.seed)
+    missing = known.difference(keys)
+    if missing:
+        raise UsageError(
+            f"{path_text(store.path)}: has answers to other items: {len(missing):,} of its {len(known):,} are not in "
+            f"{place_text(place)} (any more); go on with them: dpo review {path_text(store.path)}, or begin anew with "
+            "another file: --store NEW.sqlite"
+        )
+    return more
+
+
+def _chosen(
+    numbered: Iterable[tuple[int, Item]], *, limit: int | None, order: str, seed: int
+) -> list[tuple[int, Item]]:
+    """Choose the items that are judged; of a large file, few more than those are in memory at once."""
+    kept: dict[str, tuple[int, Item]] = {}
+    for number, item in numbered:
+        kept[item.key] = number, item
+        if limit is not None and len(kept) > 2 * limit:
+            kept = {key: kept[key] for key in chosen_keys(kept, limit=limit, order=order, seed=seed)}
+    return [kept[key] for key in chosen_keys(kept, limit=limit, order=order, seed=seed)]
+
+
+def _opened(path: Path, wanted: Wanted) -> Store:
     """Open a store, unless it was begun with other settings."""
     store = Store(path)
     for name, value in (("seed", wanted.seed), ("order", wanted.order)):
@@ -113,11 +138,13 @@ def _opened(path: Path, wanted: Wanted, *, limit: int | None) -> Store:
     return store
 
 
-def _numbered(place: Path, left_out: Counter[str]) -> Iterator[tuple[int, Item]]:
-    """Read the items with their numbers in the file."""
+def _numbered(place: Path, left_out: Counter[str], keys: list[str]) -> Iterator[tuple[int, Item]]:
+    """Read the items with their numbers in the file; `keys` gets those of all."""
     is_file = place != STDIN and not as_url(place) and place.is_file()
     with progress("reading", total=place.stat().st_size if is_file else None, unit="bytes") as advance:
-        yield from enumerate(iter_items(place, left_out, advance), start=1)
+        for number, item in enumerate(iter_items(place, left_out, advance), start=1):
+            keys.append(item.key)
+            yield number, item
 
 
 def _left_out_text(left_out: Counter[str]) -> str:

@@ -19,7 +19,7 @@ from views.review.argilla import write_argilla
 from views.review.consensus import PREFERENCES, VOTES, Consensus, Decision, LeftOut, decisions
 from views.review.item import Item
 from views.review.label_studio import write_label_studio
-from views.review.pair_rows import binary_row, label_row, needs_messages, ranked_row
+from views.review.pair_rows import SIDES, binary_row, label_row, needs_messages, ranked_row
 from views.review.readable import readable
 from views.review.sheet import sheets_of
 
@@ -97,7 +97,7 @@ def export_review(
     is_trl = form is ExportFormat.BINARY and any(needs_messages(decision.item) for decision in kept)
     rows = [_row_maker(form, is_trl=is_trl, notes=notes)(decision) for decision in kept]
     write_rows(output, rows)
-    num_turned = sum(row.get("review") == "turned" for row in rows)
+    num_turned = sum(decision.chosen for decision in kept if decision.item.names == SIDES)
     exported = Exported(len(items), len(kept), (output,), num_turned, left_out, is_trl)
     assert exported.items == exported.written + left_out.total(), exported
     return exported

@@ -8,6 +8,11 @@ const UNSEEN_MILLISECONDS = 250;
 const started = performance.now();
 let sent = false;
 
+// Who clicked on a rating and then presses 1 means the verdict: digits rate where people came by keys. A single
+// response has no such verdict.
+const hasDigitVerdicts = document.querySelector('[data-keys~="1"]') !== null;
+let isPointed = false;
+
 function keyOf(event) {
   const latin = /^[ -~]$/.test(event.key);  // on other layouts, the key that has the letter
   const letter = /^Key([A-Z])$/.exec(event.code);
@@ -40,13 +45,19 @@ function use(element) {
     element.focus();
     if (element.select) element.select();
   } else if (element.type === "radio") {
+    isPointed = false;
     (element.closest("[data-rating]").querySelector("input:checked") || element).focus();
   } else if (!element.disabled && !(element.type === "submit" && performance.now() - started < UNSEEN_MILLISECONDS)) {
     element.click();
   }
 }
 
+document.addEventListener("pointerdown", () => {
+  isPointed = true;
+});
+
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Tab" || event.key.startsWith("Arrow")) isPointed = false;
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat) return;
   if (event.key === "Escape") {
     event.target.blur();
@@ -55,7 +66,7 @@ document.addEventListener("keydown", (event) => {
   if (isWrittenIn(event.target)) return;
   const key = keyOf(event);
   const group = event.target.closest("[data-rating]");
-  if (group && /^[1-5]$/.test(key)) {
+  if (group && /^[1-5]$/.test(key) && !(isPointed && hasDigitVerdicts)) {
     event.preventDefault();
     rate(group, key);
     return;

@@ -11,7 +11,7 @@ from schemas.errors import UsageError
 from schemas.streams import STDIN, as_url, place_text
 from schemas.terminal import path_text
 from views.review.answer import Answer
-from views.review.begin import default_store
+from views.review.begin import SUFFIX, default_store
 from views.review.consensus import Consensus
 from views.review.exports import FOREIGN, ExportFormat, export_review
 from views.review.item import Item
@@ -43,8 +43,10 @@ def tell_outcome(place: Path, wanted: Outcome, *, store_path: Path | None) -> No
         DpoError: there is nothing to export, or it can't be written.
     """
     form = ExportFormat(wanted.form)
-    if wanted.export is not None and wanted.export.resolve() == place.resolve():
-        raise UsageError(f"{path_text(place)}: is what is exported from; name another file for --export")
+    if wanted.export is not None and wanted.export.resolve() in {
+        each.resolve() for each in _sources(place, store_path)
+    }:
+        raise UsageError(f"{path_text(wanted.export)}: is what is exported from; name another file for --export")
     items, answers = _read(place, store_path, is_enough=form in FOREIGN and not wanted.agreement)
     told: dict[str, object] = {}
     if wanted.agreement:
@@ -61,6 +63,12 @@ def tell_outcome(place: Path, wanted: Outcome, *, store_path: Path | None) -> No
             show_exported(exported, form)
     if wanted.as_json:
         typer.echo(json.dumps(told))
+
+
+def _sources(place: Path, store_path: Path | None) -> list[Path]:
+    """Name the files that an export must not replace: pairs and answers, whichever of the two was named."""
+    pairs = place.with_name(place.name.removesuffix(SUFFIX) or place.name)
+    return [place, pairs, *([] if store_path is None else [store_path])]
 
 
 def _read(place: Path, store_path: Path | None, *, is_enough: bool) -> tuple[list[Item], list[Answer]]:

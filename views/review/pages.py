@@ -97,7 +97,8 @@ def done_page(review: Review, reviewer: str) -> str:
     progress = progress_of(standing, total)
     is_done = not progress.left
     amount = "all" if is_done else f"{progress.done:,} of"
-    skipped = [key for key, given in standing.items() if given.verdict is Verdict.SKIP]
+    numbers = review.numbers(reviewer)
+    skipped = [numbers[key] for key, given in standing.items() if given.verdict is Verdict.SKIP]
     everyone = [(name, progress_of(review.store.standing(name), total)) for name in review.store.reviewers()]
     return _render(
         "review_done.html",
@@ -105,7 +106,7 @@ def done_page(review: Review, reviewer: str) -> str:
         lead=f"{reviewer}, you have answered {amount} {counted(total, 'item')}.",
         progress=progress,
         cards=summary_of(standing),
-        skipped=sorted(review.number(reviewer, key) for key in skipped),
+        skipped=sorted(skipped),
         everyone=[
             (name, f"{each.done:,}", f"{each.left:,}", duration(each.median_seconds or 0.0)) for name, each in everyone
         ],

@@ -36,7 +36,11 @@ class Review:
 
     def number(self, reviewer: str, key: str) -> int:
         """Say which item this is for a reviewer, counted from 1."""
-        return self.order(reviewer).index(key) + 1
+        return self.numbers(reviewer)[key]
+
+    def numbers(self, reviewer: str) -> Mapping[str, int]:
+        """Give which item each is for a reviewer, counted from 1."""
+        return {key: number for number, key in enumerate(self.order(reviewer), start=1)}
 
     def open_after(self, reviewer: str, number: int) -> int | None:
         """Give the next item without an answer, from the first one again after the last; None where there is none."""

@@ -22,7 +22,7 @@ from views.review.answering import IncompleteForm, answer_of, now
 from views.review.guard import TooLarge, guarded, read_form
 from views.review.pages import done_page, item_page, message_page, name_page, script, style
 from views.review.review import Review
-from views.review.session import Session, tidy_name
+from views.review.session import Session, spelled_as_known, tidy_name
 from views.review.sides import first_of
 
 TITLES = {403: "Not open", 404: "Nothing here", 413: "Too large"}
@@ -52,8 +52,8 @@ def review_app(review: Review) -> ASGIApp:
     routes = [
         Route("/", pages.entrance),
         Route("/next", pages.next_item),
-        Route("/item/{number:int}", pages.item),
-        Route("/item/{number:int}", pages.answer, methods=["POST"]),
+        Route("/item/{number}", pages.item),
+        Route("/item/{number}", pages.answer, methods=["POST"]),
         Route("/undo", pages.undo, methods=["POST"]),
         Route("/jump", pages.jump),
         Route("/done", pages.done),
@@ -107,8 +107,8 @@ class _Pages:
         name = tidy_name(form.get("name", ""))
         if not name:
             return HTMLResponse(name_page(self._review, "A name is needed."), 400)
-        known = {each.casefold(): each for each in await run_in_threadpool(self._store.reviewers)}
-        return self._with_cookie(_see("/next"), session.named(known.get(name.casefold(), name)))
+        known = await run_in_threadpool(self._store.reviewers)
+        return self._with_cookie(_see("/next"), session.named(spelled_as_known(name, known)))
 
     # Items
 
@@ -122,24 +122,20 @@ class _Pages:
     def jump(self, request: Request) -> Response:
         """Go to an item by its number."""
         self._let_in(request)
-        number = request.query_params.get("item", "")
-        self._refuse_number(int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0)
-        return _see(f"/item/{int(number)}")
+        return _see(f"/item/{self._number(request.query_params.get('item', ''))}")
 
     def item(self, request: Request) -> Response:
         """Show an item."""
         session = self._let_in(request)
         if not session.reviewer:
             return _see("/")
-        number = request.path_params["number"]
-        self._refuse_number(number)
-        return HTMLResponse(item_page(self._review, session, number))
+        return HTMLResponse(item_page(self._review, session, self._number(request.path_params["number"])))
 
     async def answer(self, request: Request) -> Response:
         """Take an answer, and go on to the next item without one."""
         session = self._let_in(request)
         form = await self._form(request)
-        return await run_in_threadpool(self._take_answer, session, request.path_params["number"], form)
+        return await run_in_threadpool(self._take_answer, session, self._number(request.path_params["number"]), form)
 
     async def undo(self, request: Request) -> Response:
         """Take the last answer back, and show its item again."""
@@ -174,7 +170,6 @@ class _Pages:
     # What they are made of
 
     def _take_answer(self, session: Session, number: int, form: Mapping[str, str]) -> Response:
-        self._refuse_number(number)
         reviewer = session.reviewer
         key = self._review.order(reviewer)[number - 1]
         after, shown = form.get("after", ""), form.get("shown", "")
@@ -225,9 +220,12 @@ class _Pages:
         response.set_cookie(self._cookie_name, self._keys.cookie(session), httponly=True, samesite="strict", path="/")
         return response
 
-    def _refuse_number(self, number: int) -> None:
+    def _number(self, digits: str) -> int:
+        """Read the number of an item; of any more digits than items have, Python would refuse to make one."""
+        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
         if not 1 <= number <= self._review.total:
             raise HTTPException(404, f"There are items 1 to {self._review.total:,}.")
+        return number
 
     def _open_after(self, reviewer: str, number: int) -> Response:
         found = self._review.open_after(reviewer, number)

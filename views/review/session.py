@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import secrets
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -73,6 +74,11 @@ class Keys:
     def signed(self, signature: str, *parts: object) -> bool:
         """Say whether this is the signature of these parts."""
         return hmac.compare_digest(signature.encode(), self.signature(*parts).encode())
+
+
+def spelled_as_known(name: str, known: Iterable[str]) -> str:
+    """Give the name under which somebody has answered already, if this one is it in another case of letters."""
+    return next((each for each in known if each.casefold() == name.casefold()), name)
 
 
 def tidy_name(name: str) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from schemas.atomic import atomic_writer
-from schemas.terminal import counted, printable
-from views.figures import drawn, write_figures
+from schemas.errors import DpoError
+from schemas.terminal import counted, path_text, printable
+from views.figures import Drawn, drawn, write_figures
 from views.page import render
 from views.run.folder import RunRead, Verdict
 from views.run.history import BUCKETS, RECENT, TRAIN
@@ -36,9 +37,7 @@ def write_run_page(run: RunRead, output: Path, *, plots_folder: Path | None) -> 
     Raises:
         DpoError: it can't be written.
     """
-    plots = plots_of(run)
-    if plots_folder is not None:
-        write_figures(plots, plots_folder)
+    figures = drawn(plots_of(run), with_files=plots_folder is not None)
     sets = list(sets_of(run))
     text = render(
         "run.html",
@@ -49,7 +48,7 @@ def write_run_page(run: RunRead, output: Path, *, plots_folder: Path | None) -> 
         cards=list(_cards(run, sets)),
         warnings=list(_warnings(run)),
         verdicts=None if run.verdicts is None else [_verdict(each) for each in run.verdicts],
-        drawn=drawn(plots),
+        drawn=figures,
         curves_note=_curves_note(run),
         set_heads=SET_HEADS,
         sets=[_set_row(each) for each in sets],
@@ -58,16 +57,31 @@ def write_run_page(run: RunRead, output: Path, *, plots_folder: Path | None) -> 
         exchanges=[_exchange(each) for each in run.answers.exchanges],
         samples_note=_samples_note(run),
         differing=[
-            [_code(each.key), marked(each.shown), marked(each.shown_default), marked(each.meaning)]
+            [code(each.key), marked(each.shown), marked(each.shown_default), marked(each.meaning)]
             for each in run.settings
             if each.differs
         ],
-        settings=[[_code(each.key), marked(each.shown), marked(each.meaning)] for each in run.settings],
+        settings=[[code(each.key), marked(each.shown), marked(each.meaning)] for each in run.settings],
         data_heads=DATA_HEADS,
         data=[_data_row(each) for each in about_data(run)],
     )
-    with atomic_writer(output) as stream:
+    write_page_and_plots(text, output, figures, plots_folder)
+
+
+def write_page_and_plots(text: str, page: Path, figures: Sequence[Drawn], plots_folder: Path | None) -> None:
+    """Write a page on runs, then the files of its plots: where only these can't be written, there is a page.
+
+    Raises:
+        DpoError: one of them can't be written.
+    """
+    with atomic_writer(page) as stream:
         stream.write(text.encode("utf-8", "backslashreplace"))
+    if plots_folder is None:
+        return
+    try:
+        write_figures(figures, plots_folder)
+    except DpoError as error:
+        raise DpoError(f"{error}; the page is there without it: {path_text(page)}") from error
 
 
 def run_style() -> str:
@@ -246,15 +260,16 @@ def _data_row(each: dict[str, Any]) -> Cells:
         *counts,
         marked(dropped_text(each.get("dropped"))),
         Markup("<br>").join(names),
-        _code(str(each.get("digest", ""))[:DIGEST_CHARACTERS]),
+        code(str(each.get("digest", ""))[:DIGEST_CHARACTERS]),
     ]
 
 
 def _source(one: dict[str, Any]) -> Markup:
     digest = one.get("sha256")
     name = marked(str(one.get("name", "")))
-    return name + Markup(" ") + _code(digest[:DIGEST_CHARACTERS]) if isinstance(digest, str) else name
+    return name + Markup(" ") + code(digest[:DIGEST_CHARACTERS]) if isinstance(digest, str) else name
 
 
-def _code(text: str) -> Markup:
+def code(text: str) -> Markup:
+    """Show a name as one of programs."""
     return Markup("<code>{}</code>").format(marked(text))

@@ -6,15 +6,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from schemas.atomic import atomic_writer
 from schemas.terminal import counted, path_text
-from views.figures import drawn, write_figures
+from views.figures import drawn
 from views.page import render
 from views.run.configuration import NO_DEFAULT, differences
 from views.run.folder import RunRead
 from views.run.history import RECENT
 from views.run.numbers import STEP_METRICS, about_data, lately, memory, sets_of, speed
-from views.run.page import Cells, run_style
+from views.run.page import Cells, code, run_style, write_page_and_plots
 from views.run.plots import plots_of_several
 from views.run.state import duration, planned_steps, state_of
 from views.text import marked, number, percent
@@ -32,15 +31,17 @@ WORDS = {
 }
 
 
+OF_LOSS = ("loss.", "dpo.reference_policy_kl_penalty", "dpo.preference_", "dpo.sft_", "dpo.weighting")
+"""Beginnings of the settings by which a loss is on another scale."""
+
+
 def write_runs_page(runs: Mapping[str, RunRead], output: Path, *, plots_folder: Path | None) -> None:
     """Write the page that compares runs, and its plots as SVG and PNG where a folder is named.
 
     Raises:
         DpoError: it can't be written.
     """
-    plots = plots_of_several(runs)
-    if plots_folder is not None:
-        write_figures(plots, plots_folder)
+    figures = drawn(plots_of_several(runs), with_files=plots_folder is not None)
     names = [marked(name) for name in runs]
     settings = {name: run.settings for name, run in runs.items()}
     text = render(
@@ -53,15 +54,14 @@ def write_runs_page(runs: Mapping[str, RunRead], output: Path, *, plots_folder: 
         numbers_note=f"Metrics of training are means of the last {RECENT} steps, those of a set are its latest.",
         text_heads=[("setting", "text"), *((name, "text") for name in names)],
         differing=[
-            [_code(key), *(NO_DEFAULT if value is None else marked(value) for value in values)]
+            [code(key), *(NO_DEFAULT if value is None else marked(value) for value in values)]
             for key, values in differences(settings)
         ],
         notes=[note for note in (_data_note(runs), _loss_note(runs)) if note],
-        drawn=drawn(plots),
+        drawn=figures,
         seen=list(_seen(runs)),
     )
-    with atomic_writer(output) as stream:
-        stream.write(text.encode("utf-8", "backslashreplace"))
+    write_page_and_plots(text, output, figures, plots_folder)
 
 
 def _numbers(runs: Sequence[RunRead]) -> Iterator[tuple[str | Markup, Cells]]:
@@ -104,8 +104,8 @@ def _data_note(runs: Mapping[str, RunRead]) -> str:
 
 
 def _loss_note(runs: Mapping[str, RunRead]) -> str:
-    keys = ("loss.name", "loss.mix", "dpo.reference_policy_kl_penalty")
-    if all(len({str(run.setting(key)) for run in runs.values()}) == 1 for key in keys):
+    told = differences({name: run.settings for name, run in runs.items()})
+    if not any(key.startswith(OF_LOSS) for key, _ in told):
         return ""
     return "Losses and margins of another loss or beta are on another scale; accuracies can be compared."
 
@@ -119,7 +119,3 @@ def _seen(runs: Mapping[str, RunRead]) -> Iterator[Cells]:
 
 def _of(step: int, planned: int | None) -> str:
     return f"{step:,}" if planned in (None, step) else f"{step:,} of {planned:,}"
-
-
-def _code(text: str) -> Markup:
-    return Markup("<code>{}</code>").format(marked(text))
