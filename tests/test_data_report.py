@@ -37,6 +37,14 @@ def pair(number: int, chosen: str = "good answer", rejected: str = "bad answer",
 
 
 @pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Make pages without plots, of which the time is, for tests of their words."""
+    monkeypatch.setattr("views.data.pair_page.pair_plots", lambda *args, **options: [])
+    monkeypatch.setattr("views.data.rollout_page.rollout_plots", lambda data: [])
+    monkeypatch.setattr("views.data.rollout_page.plots_of_their_pairs", lambda data, *, seed: [])
+
+
+@pytest.fixture
 def rollouts(tmp_path, rollout, write_jsonl):
     """Ten rows: three tasks of two agents that vary, one that never passes, a cut one, a line that is no JSON."""
     cut = rollout("C", "g" * 8, 0, **X)
@@ -56,8 +64,8 @@ def rollouts(tmp_path, rollout, write_jsonl):
     return write_jsonl(tmp_path / "rollouts.jsonl", rows)
 
 
-def test_rollouts_are_told_as_the_commands_tell_them(rollouts, tmp_path) -> None:
-    found = data_report([rollouts], tmp_path / "r.html", options())
+def test_rollouts_are_told_as_the_commands_tell_them(rollouts) -> None:
+    found = data_report([rollouts], None, options())
     inspection = inspect_rollouts([rollouts], Settings(), Machinery(1)).as_dict()
     attrition = collect_pairs([rollouts], None, Settings(), Machinery(1)).attrition.as_dict()
     assert json.dumps(found["inspection"]) == json.dumps(inspection)
@@ -101,6 +109,7 @@ def test_the_page_of_rollouts_shows_best_and_worst(rollouts, tmp_path) -> None:
     assert "always pass" in shown
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_environment_of_rollouts(rollouts, tmp_path) -> None:
     page = tmp_path / "r.html"
     data_report([rollouts], page, options(environment="y"))
@@ -110,6 +119,7 @@ def test_one_environment_of_rollouts(rollouts, tmp_path) -> None:
         data_report([rollouts], None, options(environment="z"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tools_are_there_in_a_form_that_holds_them(tmp_path, rollout, write_jsonl) -> None:
     rows = [rollout("A", "x", 1), rollout("A", "y", 0)]
     for row in rows:
@@ -146,6 +156,7 @@ def test_pairs_of_a_file_by_hand(tmp_path, write_jsonl) -> None:
     assert "1 row can't be used" in text_of(tmp_path / "p.html")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_attrition_comes_from_the_manifest_that_matches(rollouts, tmp_path) -> None:
     output = tmp_path / "pairs.jsonl"
     collection = collect_pairs([rollouts], output, Settings(), Machinery(1))
@@ -160,6 +171,7 @@ def test_attrition_comes_from_the_manifest_that_matches(rollouts, tmp_path) -> N
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"outputs": 1}', "{" * 100_000, '{"outputs":[{"sha256":null}]}'])
+@pytest.mark.usefixtures("undrawn")
 def test_a_manifest_that_is_none_is_passed_over(tmp_path, write_jsonl, content: str) -> None:
     path = write_jsonl(tmp_path / "pairs.jsonl", [pair(1)])
     path.with_name("pairs.jsonl.manifest.json").write_text(content)
@@ -244,6 +256,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("packing", ["jsonl", "json"])
+@pytest.mark.usefixtures("undrawn")
 def test_pairs_of_every_form(tmp_path, form: str, packing: str) -> None:
     path = tmp_path / f"pairs.{packing}"
     rows = [FORMS[form], FORMS[form]]
@@ -257,6 +270,7 @@ def test_pairs_of_every_form(tmp_path, form: str, packing: str) -> None:
         assert "r.jsonl:1" in shown
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_empty_and_one_row(tmp_path, rollout, write_jsonl) -> None:
     page = tmp_path / "p.html"
     (tmp_path / "empty.jsonl").write_text("\n")

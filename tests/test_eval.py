@@ -1,10 +1,10 @@
 """`dpo eval`: numbers against plain transformers, intervals against plain loops, answers against their seeds."""
 
+import dataclasses
 import json
 import math
 import random
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import cli
 from schemas.errors import DpoError, InputError, UsageError
-from tests.tiny_models import save_tiny_policy
+from tests.tiny_models import byte_tokenizer, save_tiny_policy
 from trainer.evaluation.abilities import compared_abilities
 from trainer.evaluation.answers import compared
 from trainer.evaluation.calibration import calibration
 from trainer.evaluation.folder import write_folder
 from trainer.evaluation.generation import choose, generate_answers, nucleus
 from trainer.evaluation.intervals import intervals_by_prompt
+from trainer.evaluation.measures import reward_correlation
 from trainer.evaluation.policies import find_judged
 from trainer.evaluation.prompts import read_prompts
 from trainer.evaluation.question import Answer, Question
@@ -368,6 +369,10 @@ def test_a_run_names_its_policy_reference_and_settings(places: dict[str, Path], 
         find_judged(str(run), None), [places["pairs"]], output=tmp_path / "new", max_length=5000
     ).config
     assert longer.policy.max_total_sequence_length == 5000
+    told["policy"]["lora"] = {"rank": 4, "quantization": "nf4"}
+    (run / "policy" / "train_config.json").write_text(json.dumps(told))
+    assert find_judged(str(run), None).notes[0].startswith("the policy was trained on a copy of its reference in nf4")
+    assert find_judged(str(run), str(places["reference"])).notes == ()
     told["policy"]["model_name"] = str(tmp_path / "gone" / "start")
     (run / "policy" / "train_config.json").write_text(json.dumps(told))
     with pytest.raises(InputError, match=r"was trained against .*gone.*--reference none"):
@@ -446,22 +451,107 @@ def test_a_folder_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command(places: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(places: dict[str, Path], tmp_path: Path, warm_dpo: Any) -> None:
     """Folder on stdout, table on stderr, the same bytes again; --json prints eval.json."""
     command = [
-        sys.executable, "-m", "cli", "eval", str(places["policy"]), str(places["pairs"]),
-        "--reference", str(places["reference"]), "--generate", str(places["pairs"]), "--max-new-tokens", "5",
-        "--max-length", "8192", "reference.cache_dir=null",
+        "eval", places["policy"], places["pairs"], "--reference", places["reference"], "--generate", places["pairs"],
+        "--max-new-tokens", "5", "--max-length", "8192", "reference.cache_dir=null",
     ]  # fmt: skip
-    done = subprocess.run([*command, "-o", str(tmp_path / "one")], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{tmp_path / 'one'}\n"
+    done = warm_dpo(*command, "-o", "one")
+    assert (done.returncode, done.stdout) == (0, "one\n"), done.stderr
     assert "accuracy against the reference" in done.stderr
-    cli.app([*command[3:], "-o", str(tmp_path / "two"), "--json"], standalone_mode=False)
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "two" / "eval.json").read_text())
+    again = warm_dpo(*command, "-o", "two", "--json")
+    assert json.loads(again.stdout) == json.loads((tmp_path / "two" / "eval.json").read_text())
     for name in ("eval.json", "pairs.jsonl", "most_wrong.jsonl", "samples.jsonl", "report.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
-    with pytest.raises(UsageError, match="not empty"):
-        cli.app([*command[3:], "-o", str(tmp_path / "one")], standalone_mode=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["policy.lora.rank=4"], r"policy\.lora\.rank: changes nothing in an evaluation"),
+        (["reference.model_name=other"], r"reference\.model_name: changes nothing"),
+        (["data.train.0.weight=2"], r"data\.train\.weight: changes nothing"),
+        (["--max-new-tokens", "5"], "without prompts: name a file of them with --generate"),
+        (["--lm-eval", ","], "without a task: name some with --lm-eval"),
+        (["--lm-eval-limit", "5"], "without a task: name some with --lm-eval"),
+    ],
+)
+def test_what_would_change_nothing_is_refused(places: dict[str, Path], options: list[str], told: str) -> None:
+    command = ["eval", str(places["policy"]), str(places["pairs"]), "-o", str(places["folder"] / "new"), *options]
+    with pytest.raises(UsageError, match=told):
+        cli.app(command, standalone_mode=False)
+
+
+def test_a_reference_has_to_read_the_policys_tokens(places: dict[str, Path], tmp_path: Path) -> None:
+    """It is looked at before the policy is measured."""
+    other = tmp_path / "other"
+    shutil.copytree(places["reference"], other)
+    told = json.loads((other / "tokenizer.json").read_text())
+    numbers = told["model"]["vocab"]
+    told["model"]["vocab"] = dict(zip(numbers, reversed(numbers.values()), strict=True))
+    (other / "tokenizer.json").write_text(json.dumps(told))
+    with pytest.raises(
+        UsageError, match=r"^--reference: .*25\d of 259 tokens are others .* share the policy's tokenizer"
+    ):
+        run_evaluation(request(places, reference=str(other)))
+    with pytest.raises(InputError, match=r"^--reference: model no/such.*; name a local folder or another hub name$"):
+        run_evaluation(request(places, reference="no/such"))
+
+
+def test_a_start_without_a_tokenizer_is_a_reference(places: dict[str, Path], tmp_path: Path) -> None:
+    """A run may take its tokenizer from elsewhere (policy.tokenizer.name)."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(places["reference"] / name, bare)
+    found = result_of(run_evaluation(request(places, reference=str(bare))))
+    assert found["metrics"]["margin"]["mean"] != 0
+
+
+def test_prompts_that_leave_no_place_are_told_before_the_work(places: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "gpt2"
+    config = GPT2Config(vocab_size=259, n_positions=64, n_embd=8, n_layer=1, n_head=2, eos_token_id=256)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "short"}) + "\n" + json.dumps({"prompt": "long " * 20}) + "\n")
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(json.dumps({"prompt": "Q", "chosen": "a", "rejected": "b"}) + "\n")
+    said: list[str] = []
+    for policy, reference in ((folder, places["reference"]), (places["policy"], folder)):
+        judged = find_judged(str(policy), str(reference))
+        wanted = make_request(judged, [pairs], output=tmp_path / "new", generation=Generation((prompts,)))
+        with pytest.raises(UsageError, match=r"prompts\.jsonl:2: the prompt has 119 tokens, .* end at 64"):
+            run_evaluation(wanted, said.append)
+    assert said == []  # what is told of the pairs comes before they are measured
+
+
+def test_several_files_are_not_a_mixture(places: dict[str, Path]) -> None:
+    judged = find_judged(str(places["policy"]), "none")
+    pairs, copied = places["pairs"], places["folder"] / "copied.jsonl"
+    shutil.copy(pairs, copied)
+    settings = ["policy.max_total_sequence_length=8192"]
+    found = result_of(run_evaluation(make_request(judged, [pairs, copied], settings, output=places["folder"] / "new")))
+    assert found["data"]["notes"] == []
+    assert [part["num_pairs"] for part in found["by_file"]] == [5, 5]
+
+
+def test_rewards_as_large_as_floats_are(evaluated: Evaluation) -> None:
+    rewards = np.array([1e308, 1e307, 0.0, 5.0, -1e308])
+    scores = dataclasses.replace(evaluated.scores, chosen_reward=rewards, rejected_reward=-rewards[::-1])
+    with np.errstate(all="raise", under="ignore"):
+        found = reward_correlation(scores)
+    gaps = rewards / 1e308 + rewards[::-1] / 1e308
+    assert found is not None
+    assert found["pearson"]["mean"] == pytest.approx(np.corrcoef(gaps, scores.margin)[0, 1])
+
+
+def test_evaluations_of_one_second_have_a_folder_each(places: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "evals" / "now"
+    written = [write_folder(folder, {"number": number}, pairs=[], shown=[], samples=None) for number in range(3)]
+    assert written == [folder, tmp_path / "evals" / "now-2", tmp_path / "evals" / "now-3"]
+    assert [json.loads((place / "eval.json").read_text())["number"] for place in written] == [0, 1, 2]
 
 
 def test_abilities_are_compared_by_document() -> None:

@@ -279,6 +279,8 @@ def test_nothing_changes_without_labels_and_nothing_but_columns_with_none_that_m
         ({"first_digest": 7}, "/first_digest: got 7"),
         ({"reviewers": "ann"}, "/reviewers: got 'ann', expected an array of names"),
         ({"votes": {"first": -1}}, "/votes: got an object with keys first"),
+        ({"votes": {"first": 10**30}}, "/votes: got an object with keys first"),
+        ({"votes": [1]}, "/votes: got an array of 1"),
     ],
 )
 def test_what_is_no_label_is_told_with_its_line(tmp_path, write_jsonl, change, expected):

@@ -162,6 +162,20 @@ def test_ratings_are_compared_by_item():
     assert set(safe.means) == {"chosen"}
 
 
+def test_few_or_equal_values_have_no_interval():
+    """The bootstrap of one item, or of equal ones, has no width, which would say that nothing is unsure."""
+    split = [answer(number, who, side) for number in range(9) for who, side in (("ann", "first"), ("bo", "second"))]
+    for num in (1, 4, 9):
+        preferred = summarise([item(number) for number in range(num)], split).preferred
+        assert (preferred.mean, math.isnan(preferred.low), math.isnan(preferred.high)) == (0.5, True, True)
+    rated = [answer(number, "ann", "first", ratings={"safety": (5 - number % 2, 3)}) for number in range(6)]
+    [few] = summarise([item(0)], rated).ratings
+    assert (few.difference.mean, math.isnan(few.difference.low)) == (2.0, True)
+    [enough] = summarise([item(number) for number in range(6)], rated).ratings
+    assert enough.difference.low < enough.difference.mean == 1.5 < enough.difference.high
+    assert list(enough.means) == ["chosen", "rejected"]
+
+
 def test_single_responses_have_ratings_alone():
     items = [item(number, names=("response",)) for number in range(2)]
     summary = summarise(items, [answer(0, "ann", "rated", ratings={"safety": (4,)}), answer(1, "ann", "rated")])

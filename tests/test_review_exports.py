@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.collect import collect_pairs
 from pipeline.settings import Format, Settings
-from schemas.errors import DpoError, UsageError
+from schemas.errors import DpoError, InputError, UsageError
 from schemas.preference import read_pairs
 from tests.gate_runs import checked, errors
 from views.review.answer import Answer, Verdict
@@ -85,9 +85,27 @@ def test_what_was_exported_once_can_be_reviewed_again(items_of, export):
     [item] = items_of([pair(1)])
     _, rows = export([item], [answer(item, "ann", "second")])
     [again] = items_of(rows)
-    _, [row] = export([again], [answer(again, "bo", "second")])
+    exported, [row] = export([again], [answer(again, "bo", "second")])
     assert (row["chosen"], row["reviewers"], row["review"]) == ("good 1", ["bo"], "confirmed")  # as the verifier had it
     assert (row["chosen_reward"], row["rejected_reward"], row["margin"]) == (1.0, 0.25, 0.75)
+    assert exported.turned == 1, "the other way round than in the file"
+
+
+def test_columns_that_name_their_side_at_the_end_go_with_their_response(items_of, export):
+    [item] = items_of([pair(1, score_chosen=9.0, score_rejected=2.0, num_rejected=7)])
+    for form in (ExportFormat.BINARY, ExportFormat.PREFERENCE):
+        for verdict, expected in (("first", (9.0, 2.0, 7)), ("second", (2.0, 9.0, 7))):
+            _, [row] = export([item], [answer(item, "ann", verdict)], form)
+            assert (row["score_chosen"], row["score_rejected"], row["num_rejected"]) == expected
+
+
+@pytest.mark.parametrize("reward", ["high", True, [1], 10**400, float("inf")])
+def test_a_reward_of_samples_that_is_no_number_is_none(items_of, export, reward):
+    [item] = items_of([{"prompt": "Q", "before": "old", "after": "new", "before_reward": 0.5}])
+    item.row["after_reward"] = reward
+    for form in (ExportFormat.BINARY, ExportFormat.PREFERENCE):
+        _, [row] = export([item], [answer(item, "ann", "second")], form)
+        assert (row["review"], row["verifier_chosen_reward"], row["verifier_rejected_reward"]) == ("decided", None, 0.5)
 
 
 def test_token_ids_and_masks_go_with_their_response(items_of, export):
@@ -348,5 +366,13 @@ def test_the_command_tells_of_a_review_and_exports_it(tmp_path, write_jsonl, cap
         told = json.loads(capsys.readouterr().out)
         assert told["votes"] == {"chosen": 0, "rejected": 3}
         assert (told["export"]["written"], told["export"]["turned"]) == (3, 3)
-    with pytest.raises(UsageError, match="name another file for --export"):
-        tell_outcome(place, Outcome(False, place, "binary", "majority"), store_path=None)
+    answers = begun.store.path.rename(tmp_path / "answers.jsonl")
+    for given, export, store in (
+        (place, place, None),
+        (begun.store.path, place, None),  # the pairs that the review is beside
+        (place, answers, answers),
+    ):
+        with pytest.raises(UsageError, match="name another file for --export"):
+            tell_outcome(given, Outcome(False, export, "binary", "majority"), store_path=store)
+    with pytest.raises(InputError, match="no such file"):
+        tell_outcome(tmp_path / "absent.jsonl", Outcome(True, None, "binary", "majority"), store_path=None)

@@ -21,7 +21,7 @@ from views.review.answer import Verdict
 from views.review.begin import Wanted, open_review
 from views.review.review import Review
 from views.review.server import review_app
-from views.review.session import tidy_name
+from views.review.session import spelled_as_known, tidy_name
 from views.review.store import read_answers, read_items
 from views.review_command import review_command
 
@@ -251,11 +251,10 @@ def test_a_body_that_is_too_large_is_refused(review, browser):
     assert read_answers(review.store.path)[0].note == "é" * 10_000
 
 
-@pytest.mark.parametrize(
-    "path", ["/item/0", "/item/7", "/item/x", "/item/-1", f"/item/{'9' * 30}", "/jump?item=7", "/jump?item=²", "/jump"]
-)
-def test_what_is_not_there_is_a_page(browser, path):
-    answer = browser.get(path)
+@pytest.mark.parametrize("number", ["0", "7", "x", "-1", "²", "9" * 30, pytest.param("9" * 5000, id="no int")])
+@pytest.mark.parametrize("path", ["/item/", "/jump?item="])
+def test_what_is_not_there_is_a_page(browser, path, number):
+    answer = browser.get(path + number)
     assert answer.status_code == 404
     assert "<h1>Nothing here</h1>" in answer.text
 
@@ -475,6 +474,11 @@ def test_a_name_must_be_seen(review, name):
     assert browser.get("/item/1").headers["location"] == "/"
 
 
+def test_a_name_in_another_case_of_letters_is_the_same_person():
+    assert spelled_as_known("ADA", ["Ada", "Bob"]) == "Ada"
+    assert spelled_as_known("Eve", ["Ada", "Bob"]) == "Eve"
+
+
 def test_names_are_brought_to_one_spelling():
     assert tidy_name(" Zoe\u0301\u202e \t  B\x1b[31m ") == "Zo\u00e9 B[31m"
     assert tidy_name("x" * 500) == "x" * 60
@@ -660,6 +664,7 @@ def test_misuse_of_the_command_is_one_line(tmp_path, write_jsonl, dpo):
         cases = {
             ("pairs.jsonl", "--port", str(port)): (1, f"port {port}: can't be listened on"),
             ("pairs.jsonl", "--reviewer", " "): (2, "--reviewer: is empty"),
+            ("pairs.jsonl", "--json"): (2, "it needs --agreement or --export"),
             ("https://example.invalid/pairs.jsonl",): (2, "--store"),
         }
         for arguments, (code, message) in cases.items():

@@ -16,7 +16,7 @@ import pytest
 
 from schemas.errors import DpoError, InputError, UsageError
 from views.review.answer import Answer, Verdict
-from views.review.begin import Wanted, open_review
+from views.review.begin import Wanted, default_store, open_review
 from views.review.order import chosen_keys, items_in_order, shown_first
 from views.review.source import iter_items
 from views.review.store import Store, read_answers, read_items, read_settings
@@ -318,6 +318,53 @@ def test_a_higher_limit_adds_items_and_none_changes_nothing(pairs):
     again = open_review(pairs, store_path=pairs.with_name("four.sqlite"), wanted=Wanted(limit=4)).store
     assert set(again.keys) == seen[2], "four at once are the four of two and two"
     again.close()
+
+
+def test_items_are_added_from_a_file_that_was_sorted_anew(pairs, write_jsonl):
+    for rows, limit in ((PAIRS, 2), (PAIRS[::-1], 4)):
+        write_jsonl(pairs, rows)
+        with closing(open_review(pairs, store_path=None, wanted=Wanted(limit=limit, order="file")).store) as store:
+            asked = [store.item(key).prompt[0]["content"] for key in store.keys]
+    assert asked == [row["prompt"] for row in (PAIRS[0], PAIRS[1], PAIRS[5], PAIRS[4])]
+    with pytest.raises(UsageError, match="to add items, name the file"):
+        open_review(store.path, store_path=None, wanted=Wanted(limit=6))
+
+
+def test_a_limit_takes_the_same_items_of_a_long_file_without_holding_them_all(tmp_path, write_jsonl):
+    rows = [{"prompt": f"Q{number}", "chosen": "a", "rejected": "b"} for number in range(200)]
+    place = write_jsonl(tmp_path / "long.jsonl", rows)
+    keys = [item.key for item in items_of(place)[0]]
+    for order in ("file", "random"):
+        wanted = Wanted(limit=7, order=order)
+        with closing(open_review(place, store_path=tmp_path / order, wanted=wanted).store) as store:
+            assert set(store.keys) == set(chosen_keys(keys, limit=7, order=order, seed=0))
+
+
+def test_an_answer_is_never_written_to_a_file_that_is_gone(store):
+    assert store.add_answer(answer(store, 0), after=0)
+    store.path.rename(store.path.with_name("moved"))
+    with pytest.raises(DpoError, match="was moved or deleted while it was open"):
+        store.add_answer(answer(store, 1), after=0)
+    store.path.write_bytes(b"another one")
+    with pytest.raises(DpoError, match="was moved or deleted while it was open"):
+        store.undo("Ada", 1, at="now")
+    store.path.with_name("moved").replace(store.path)
+    assert store.add_answer(answer(store, 1), after=0), "what was put back is written to again"
+
+
+def test_ties_of_the_file_are_counted(tmp_path, write_jsonl):
+    row = {"context": [{"role": "user", "content": "Q"}], "response1": "B", "response2": "A"}
+    rows = [row | {"overall_preference": preference} for preference in (0, 2, 0)]
+    items, left_out = items_of(write_jsonl(tmp_path / "pairs.jsonl", rows))
+    assert len(items) == 1
+    assert left_out == {"in which neither response is the better one": 2}
+
+
+def test_a_folder_without_a_name_has_a_place_for_answers_or_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_store(Path()) == tmp_path.with_name(tmp_path.name + ".review.sqlite")
+    with pytest.raises(UsageError, match="--store"):
+        default_store(Path("/"))
 
 
 def test_only_its_own_files_are_opened(tmp_path, pairs):

@@ -241,7 +241,7 @@ def test_runs_are_compared_by_what_they_were_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "is_told"),
     [
-        (("loss.name=mix", "loss.mix=[{name: sigmoid, weight: 1.0}, {name: ipo, weight: 0.5}]"), True),
+        (("loss.mix={sigmoid: 1.0, ipo: 0.5}",), True),
         (("dpo.preference_average_log_probs=true",), True),
         (("dpo.sft_loss_weight=0.1",), True),
         (("dpo.seed=7",), False),

@@ -8,6 +8,7 @@ runs `cli.main` and ends by itself. So exit codes and messages are those that a 
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -42,18 +43,27 @@ class WarmServer:
         stdin: str = "",
         num_processes: int = 1,
         environment: Mapping[str, str] | None = None,
+        together: bool = False,
+        script: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `dpo ARGUMENTS...`, on several processes as a launcher does; the first exit code that is not 0 counts."""
+        """Run `dpo ARGUMENTS...`, on several processes as a launcher does; the first exit code that is not 0 counts.
+
+        What it says on stderr is told with what it says on stdout if that is wanted: `together`. A `script` is run as
+        `python SCRIPT ARGUMENTS...` would, in place of `dpo`.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with tempfile.TemporaryDirectory() as scratch:
             places = [str(Path(scratch) / name) for name in ("stdin", "stdout", "stderr")]
             Path(places[0]).write_text(stdin)
+            Path(places[2]).touch()
+            writes = [places[1], places[1]] if together else places[1:]
             ranks = [{}] if num_processes == 1 else _ranks(num_processes)
             request = {
                 "arguments": [str(each) for each in arguments],
                 "cwd": str(cwd),
-                "places": places,
+                "script": script,
+                "places": [places[0], *writes],
                 "environments": [{**(environment or {}), **rank} for rank in ranks],
             }
             self._process.stdin.write(json.dumps(request) + "\n")
@@ -109,12 +119,17 @@ def _become(request: dict[str, Any], environment: Mapping[str, str]) -> NoReturn
     for number, place in zip((1, 2), writes, strict=True):
         _put(number, os.open(place, os.O_WRONLY | os.O_CREAT | os.O_APPEND))
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
-    sys.argv = ["dpo", *request["arguments"]]
+    script = request["script"]
+    sys.argv = [script or "dpo", *request["arguments"]]
     code: Any = 4
     try:
-        import cli
+        if script is None:
+            import cli
 
-        cli.main()
+            cli.main()
+        else:
+            sys.path[0] = str(Path(script).resolve().parent)
+            runpy.run_path(script, run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)

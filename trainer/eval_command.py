@@ -141,7 +141,7 @@ def eval_command(
     )
     if not generation.prompts and replace(generation, seed=0) != Generation(()):
         raise UsageError("options of answers without prompts: name a file of them with --generate PROMPTS")
-    if not abilities.tasks and replace(abilities, seed=0) != Abilities(()):
+    if not abilities.tasks and (lm_eval is not None or replace(abilities, seed=0) != Abilities(())):
         raise UsageError("options of --lm-eval without a task: name some with --lm-eval TASKS")
     request = make_request(
         find_judged(model, reference),

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from views.text import count, inert, marked, number, percent, visible
+from views.text import count, inert, marked, number, percent, visible, with_options
 
 POLICY = "default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
@@ -51,5 +51,6 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"visible": visible, "marked": marked, "number": number, "count": count, "percent": percent}
+    made.filters |= {"visible": visible, "marked": marked, "with_options": with_options}
+    made.filters |= {"number": number, "count": count, "percent": percent}
     return made

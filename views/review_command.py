@@ -95,6 +95,8 @@ def review_command(
         wanted = Outcome(should_agree, export, form, consensus, notes=notes, as_json=as_json)
         tell_outcome(place, wanted, store_path=store)
         return
+    if as_json:
+        raise UsageError("--json: says what came of a review, so it needs --agreement or --export")
     with _needs_extra():
         from views.review.begin import Wanted, open_review
         from views.review.serving import Served, serve

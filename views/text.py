@@ -23,6 +23,8 @@ KEYCAPS = "0123456789#*"
 BLANK = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 """Letters and signs by their category, of which nothing is to be seen."""
 
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")  # nothing in it could be markup
+
 UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What a file can't hold, or what would turn the text beside it around."""
 
@@ -50,6 +52,11 @@ def marked(text: str) -> Markup:
             parts += [escape(text[start : match.start()]), _odd(match[1], len(match[0]))]
             start = match.end()
     return Markup("").join([*parts, escape(text[start:])])
+
+
+def with_options(text: str) -> Markup:
+    """Escape a text as `marked` does, and keep the options in it whole: a line may end behind their dashes."""
+    return Markup(OPTION.sub(r"<code>\g<0></code>", str(marked(text))))
 
 
 def inert(value: Any) -> Any:

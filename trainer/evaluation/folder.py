@@ -52,7 +52,7 @@ def _claimed(folder: Path) -> Path:
         DpoError: it can't be made.
     """
     for number in itertools.count(1):
-        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        place = folder if number == 1 else folder.absolute().with_name(f"{folder.name}-{number}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.mkdir()

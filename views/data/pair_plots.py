@@ -36,7 +36,7 @@ def pair_plots(table: PairTable, figures: PairFigures, *, seed: int) -> list[Plo
         f"Pairs per prompt: one prompt has up to {figures.most_pairs_of_a_prompt:,}, and one response is in up to "
         f"{figures.most_pairs_of_a_response:,} of them. Prompts with many weigh more in the loss."
     )
-    labels = list(figures.pairs_per_prompt)
+    labels = [f"{number} pair{'' if number == '1' else 's'}" for number in figures.pairs_per_prompt]
     values = {"prompts": [float(number) for number in figures.pairs_per_prompt.values()]}
     found.append(BarPlot("pairs-per-prompt", caption, "prompts", labels, values))
     return found

@@ -95,15 +95,15 @@ def shown_pairs(table: PairTable, chosen: pl.DataFrame) -> list[ShownPair]:
     """Read the texts of the chosen pairs: each file once more, and of it only those rows."""
     told = {(row["file"], row["row"]): row for row in chosen.iter_rows(named=True)}
     found: dict[tuple[int, int], ShownPair] = {}
-    for number, path in enumerate(table.files):
-        wanted = {row for file, row in told if file == number}
+    for position, path in enumerate(table.files):
+        wanted = {row for file, row in told if file == position}
         if not wanted:
             continue
         last = max(wanted)
         for at, row in read_rows(path):
             if at in wanted and not isinstance(row, LineError):
-                pairs = list(pairs_of_rows([(at, row)], shown=place_text(path), form=table.forms[number]))
-                found[number, at] = _shown(pairs[0], row, told[number, at], table)
+                pairs = list(pairs_of_rows([(at, row)], shown=place_text(path), form=table.forms[position]))
+                found[position, at] = _shown(pairs[0], row, told[position, at], table)
             if at >= last:
                 break
     return [found[place] for place in told if place in found]

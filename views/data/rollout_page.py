@@ -19,7 +19,7 @@ from views.data.rollout_examples import Answer, TaskExample
 from views.data.rollout_plots import plots_of_their_pairs, rollout_plots
 from views.figures import drawn
 from views.page import render
-from views.text import count, marked, number, percent, visible
+from views.text import count, marked, number, percent, visible, with_options
 from views.word_diff import word_diff
 
 PROMPT_CHARACTERS = 700
@@ -72,7 +72,7 @@ def rollout_page(data: RolloutData, options: DataOptions) -> str:
 
 def marked_advice(advice: Sequence[tuple[str, str]]) -> list[tuple[Markup, Markup]]:
     """Make names in advice harmless to look at; agents name themselves."""
-    return [(marked(seen), marked(remedy)) for seen, remedy in advice]
+    return [(with_options(seen), with_options(remedy)) for seen, remedy in advice]
 
 
 def data_style() -> str:

@@ -1,5 +1,6 @@
 """The plots of rollouts: rewards, tasks that pass or not, what was cut; and those of the pairs in them."""
 
+from schemas.terminal import counted
 from views.data.bins import binned
 from views.data.pair_plots import MOST_BARS, pair_plots
 from views.data.rollout_data import RolloutData
@@ -29,7 +30,7 @@ def rollout_plots(data: RolloutData) -> list[Plot]:
     )
     found.append(BarPlot("passes", caption, "tasks", names, passes, stacked=True))
     sizes = data.inspection.rollouts_per_task
-    labels = [str(size) for size in list(sizes)[:MOST_BARS]]
+    labels = [counted(size, "rollout") for size in list(sizes)[:MOST_BARS]]
     caption = "Usable rollouts per task: the more there are of each, the more tasks have rewards that differ."
     if len(sizes) > 1:
         values = {"tasks": [float(number) for number in list(sizes.values())[:MOST_BARS]]}

@@ -74,9 +74,9 @@ def _of_metrics(metrics: Mapping[str, Any]) -> Iterator[Note]:
 def _of_parts(result: Mapping[str, Any]) -> Iterator[Note]:
     calibration = result["calibration"]
     if calibration is not None and calibration["overconfidence"] > MOST_OVERCONFIDENT:
+        points = f"{100 * calibration['overconfidence']:.0f} points"
         yield (
-            f"The policy is too sure: its mean confidence is {100 * calibration['overconfidence']:.0f} points above the "
-            "share of pairs that it judges rightly.",
+            f"The policy is too sure: its mean confidence is {points} above the share of pairs that it judges rightly.",
             "Fewer epochs, a lower learning rate, or loss.label_smoothing where labels are noisy.",
         )
     for part in result.get("by_environment", ()):

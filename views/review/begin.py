@@ -65,7 +65,10 @@ def default_store(place: Path) -> Path:
     """
     if place == STDIN or as_url(place):
         raise UsageError(f"{place_text(place)}: is no file here; name one for the answers with --store")
-    return place.with_name(place.name + SUFFIX)
+    named = place if place.name not in ("", "..") else place.resolve()  # a folder may be "."
+    if not named.name:
+        raise UsageError(f"{place_text(place)}: has no name; name a file for the answers with --store")
+    return named.with_name(named.name + SUFFIX)
 
 
 def _begin(place: Path, path: Path, wanted: Wanted) -> Begun:

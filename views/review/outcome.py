@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from schemas.errors import UsageError
+from schemas.errors import InputError, UsageError
 from schemas.streams import STDIN, as_url, place_text
 from schemas.terminal import path_text
 from views.review.answer import Answer
@@ -43,10 +43,8 @@ def tell_outcome(place: Path, wanted: Outcome, *, store_path: Path | None) -> No
         DpoError: there is nothing to export, or it can't be written.
     """
     form = ExportFormat(wanted.form)
-    if wanted.export is not None and wanted.export.resolve() in {
-        each.resolve() for each in _sources(place, store_path)
-    }:
-        raise UsageError(f"{path_text(wanted.export)}: is what is exported from; name another file for --export")
+    if wanted.export is not None:
+        _refuse_sources(wanted.export, place, store_path)
     items, answers = _read(place, store_path, is_enough=form in FOREIGN and not wanted.agreement)
     told: dict[str, object] = {}
     if wanted.agreement:
@@ -65,10 +63,11 @@ def tell_outcome(place: Path, wanted: Outcome, *, store_path: Path | None) -> No
         typer.echo(json.dumps(told))
 
 
-def _sources(place: Path, store_path: Path | None) -> list[Path]:
-    """Name the files that an export must not replace: pairs and answers, whichever of the two was named."""
-    pairs = place.with_name(place.name.removesuffix(SUFFIX) or place.name)
-    return [place, pairs, *([] if store_path is None else [store_path])]
+def _refuse_sources(export: Path, place: Path, store_path: Path | None) -> None:
+    """Refuse to write over pairs or answers, whichever of the two was named."""
+    sources = [place, Path(str(place).removesuffix(SUFFIX)), *([] if store_path is None else [store_path])]
+    if export.resolve() in {each.resolve() for each in sources}:
+        raise UsageError(f"{path_text(export)}: is what is exported from; name another file for --export")
 
 
 def _read(place: Path, store_path: Path | None, *, is_enough: bool) -> tuple[list[Item], list[Answer]]:
@@ -82,5 +81,7 @@ def _read(place: Path, store_path: Path | None, *, is_enough: bool) -> tuple[lis
     if is_enough:
         return list(iter_items(place, Counter())), []
     shown = place_text(place)
+    if beside is not None and not place.exists():
+        raise InputError(f"{shown}: no such file")
     missing = "" if beside is None else f": there is no {path_text(beside)}"
     raise UsageError(f"{shown}: has not been reviewed{missing}; begin with: dpo review {shown}")

@@ -163,7 +163,7 @@ def _ratings(items: dict[str, Item], answers: Sequence[Answer], place: int) -> I
         if not units:
             continue
         means: dict[str, list[float]] = {}
-        for (key, number), values in units.items():
+        for (key, number), values in sorted(units.items(), key=lambda unit: unit[0][1]):
             means.setdefault(items[key].names[number], []).append(math.fsum(values) / len(values))
         differences = [
             math.fsum(units[key, place]) / len(units[key, place]) - math.fsum(others) / len(others)

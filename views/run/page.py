@@ -20,7 +20,7 @@ from views.run.numbers import SetNumbers, about_data, dropped_text, lately, memo
 from views.run.plots import plots_of
 from views.run.samples import Exchange, Sample
 from views.run.state import duration, planned_steps, state_of
-from views.text import marked, number, percent, visible
+from views.text import marked, number, percent, visible, with_options
 from views.word_diff import word_diff
 
 Card = tuple[str, str, str]
@@ -154,7 +154,7 @@ def _verdict(each: Verdict) -> dict[str, Any]:
     when = f"at step {each.first:,}"
     if each.count > 1:
         when = f"{each.count:,} times, at steps {each.first:,} to {each.last:,}"
-    texts = {name: marked(text) for name, text in vars(each).items() if isinstance(text, str)}
+    texts = {name: with_options(text) for name, text in vars(each).items() if isinstance(text, str)}
     title = marked(each.kind.replace("_", " ").capitalize())
     return {**texts, "title": title, "when": when}
 
