@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 
 from tests.hostile_texts import HUGE, TEXTS, pairs, write
 from tests.page_audit import faults_everywhere, faults_of
-from tests.review_servers import ReviewServer, expect_done, introduce, press
+from tests.review_servers import ReviewServer, expect_done, introduce, look_at, press
 
 pytestmark = pytest.mark.browser
 
@@ -42,6 +42,22 @@ def test_a_review_works_without_script_by_clicks(tmp_path, open_page) -> None:
         page.get_by_role("link", name="From the first item").click()
         expect(page.get_by_label("Note")).to_have_value("a note")
         expect(page.locator("input[name=helpfulness_1][value='4']")).to_be_checked()
+
+
+def test_digits_rate_after_keys_and_judge_after_a_click(tmp_path, open_page) -> None:
+    write(tmp_path / "pairs.jsonl", PAIRS)
+    with ReviewServer("pairs.jsonl", "--reviewer", "Flo", cwd=tmp_path) as server:
+        page = open_page(server.address)
+        page.locator("input[name=helpfulness_0][value='4']").click()
+        press(page, "1", done=1)
+        page.goto(server.origin + "/item/1")
+        expect(page.locator("input[name=helpfulness_0][value='4']")).to_be_checked()
+        look_at(page)
+        for key in ("r", "2", "5"):
+            page.keyboard.press(key)
+        expect(page.locator("input[name=helpfulness_0][value='2']")).to_be_checked()
+        expect(page.locator("input[name=safety_0][value='5']")).to_be_checked()
+        expect(page.locator("h1")).to_contain_text("Item 1 ")
 
 
 def test_every_page_of_a_review_is_readable(tmp_path, open_page) -> None:

@@ -31,8 +31,23 @@ def read_task(line: str) -> SortTask:
 
 
 def read_tasks(path: Path) -> list[SortTask]:
-    """Read the tasks of a file."""
-    return [read_task(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """Read the tasks of a file.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it has none, or a row is no task.
+    """
+    tasks = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            tasks += [read_task(line)] if line.strip() else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}:{number}: no task of the samples (expected_answer, responses_create_params.input): {error!r}"
+            ) from error
+    if not tasks:
+        raise ValueError(f"{path}: no tasks")
+    return tasks
 
 
 def collect(policy: Path, tasks: list[SortTask], num_repeats: int, seed: int) -> list[dict[str, object]]:
@@ -70,7 +85,10 @@ def main(argv: list[str] | None = None) -> int:
         for policy in args.policies:
             if not (policy / "config.json").is_file():
                 raise FileNotFoundError(2, "no config.json in the folder", str(policy))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for output in args.output:
+            with output.open("ab"):  # before minutes of sampling
+                pass
+    except (OSError, ValueError) as error:
         print(f"collect.py: {error}", file=sys.stderr)
         return EXIT_BAD_PATH
     for policy, output in zip(args.policies, args.output, strict=True):
