@@ -5,6 +5,8 @@ import itertools
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -409,6 +411,15 @@ def test_the_command_as_typed(dpo, sides, tasks):
     assert "pass@1 25.0% 50.0% +25.0 pp [+0.0, +50.0]" in lines
     assert "+0.500 A" in lines
     assert dpo("compare", before).returncode == 2
+
+
+def test_who_stops_reading_has_the_page(sides, tasks, tmp_path):
+    before, after = sides(tasks({"A": [1], "B": [0]}), tasks({"A": [1], "B": [1]}))
+    command = [sys.executable, "-m", "cli", "compare", before, after, "-o", tmp_path / "compare.html"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as run:
+        run.stdout.close()
+        assert b"Traceback" not in run.stderr.read()
+    assert (tmp_path / "compare.html").is_file()
 
 
 def test_every_option_is_documented():

@@ -665,6 +665,10 @@ def test_misuse_of_the_command_is_one_line(tmp_path, write_jsonl, dpo):
             ("pairs.jsonl", "--port", str(port)): (1, f"port {port}: can't be listened on"),
             ("pairs.jsonl", "--reviewer", " "): (2, "--reviewer: is empty"),
             ("pairs.jsonl", "--json"): (2, "it needs --agreement or --export"),
+            ("pairs.jsonl", "--format", "labels", "--no-notes"): (
+                2,
+                "--format, --no-notes: about what came of a review",
+            ),
             ("https://example.invalid/pairs.jsonl",): (2, "--store"),
         }
         for arguments, (code, message) in cases.items():

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 sys.path.insert(0, str(SAMPLES))  # its scripts import one another as files of one folder
 
+import collect  # noqa: E402
 from sort_task import SortTask, extract_answer, verify  # noqa: E402
 
 
@@ -136,3 +137,23 @@ def test_the_demo_ends_with_a_better_policy(dpo: Any, tmp_path: Path) -> None:
     reward = json.loads(told)["overall"]["reward"]
     assert reward["change"]["low"] > 0.05
     assert 0.4 < reward["before"] < 0.6
+
+
+@pytest.mark.parametrize(
+    ("tasks", "output", "told"),
+    [
+        ("\n", "new.jsonl", "tasks.jsonl: no tasks"),
+        ("\n[1]\n", "new.jsonl", "tasks.jsonl:2: no task of the samples"),
+        ('{"expected_answer": "1"}', "new.jsonl", "tasks.jsonl:1: no task of the samples"),
+        (None, "missing/new.jsonl", "missing/new.jsonl"),
+    ],
+)
+def test_what_collect_cannot_do_is_told_before_torch_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], tasks: str | None, output: str, told: str
+) -> None:
+    given = SAMPLES / "heldout.jsonl"
+    if tasks is not None:
+        given = tmp_path / "tasks.jsonl"
+        given.write_text(tasks)
+    assert collect.main([str(SAMPLES / "policy"), "--input", str(given), "-o", str(tmp_path / output)]) == 3
+    assert told in capsys.readouterr().err

@@ -13,6 +13,7 @@ from pipeline.commands import AcrossAgents, AsJson, MaxLineMb, NumWorkers
 from pipeline.reasoning import ReasoningPolicy
 from pipeline.settings import MAX_LINE_BYTES, Format, RewardField, Settings
 from schemas.errors import DpoError, UsageError
+from schemas.terminal import path_text, stderr_console
 
 if TYPE_CHECKING:  # takes Polars with it
     from pipeline.comparison.compare import Comparison
@@ -84,6 +85,8 @@ def compare_command(
 
     signal.siginterrupt(signal.SIGINT, True)  # Polars makes reads go on after Ctrl-C; a pipe would then never end
     comparison = compare_rollouts([before], [after], settings, Machinery(num_workers), num_examples=num_examples)
+    if output is not None:
+        _write_page(comparison, output)  # first, for who reads stdout may stop early: | head
     if as_json:
         typer.echo(json.dumps(comparison.as_dict()))
     else:
@@ -91,7 +94,7 @@ def compare_command(
 
         show_comparison(comparison)
     if output is not None:
-        _write_page(comparison, output)
+        stderr_console().print(f"wrote {path_text(output)}", soft_wrap=True)
     if fail_if_worse and comparison.verdict == "worse":
         change = comparison.overall.reward.change
         raise DpoError(
@@ -108,7 +111,6 @@ def _refuse_output(output: Path, sides: list[Path]) -> None:
     """
     from pipeline.sources import expanded
     from schemas.atomic import refuse_unwritable
-    from schemas.terminal import path_text
 
     refuse_unwritable(output)
     if output.is_file() and any(path.exists() and path.samefile(output) for path in expanded(sides)):
@@ -131,10 +133,8 @@ def _require_report() -> None:
 
 def _write_page(comparison: "Comparison", output: Path) -> None:
     from schemas.atomic import atomic_writer
-    from schemas.terminal import path_text, stderr_console
     from views.comparison.page import comparison_page
 
     page = comparison_page(comparison).encode("utf-8", "replace")
     with atomic_writer(output) as stream:
         stream.write(page)
-    stderr_console().print(f"wrote {path_text(output)}", soft_wrap=True)

@@ -95,8 +95,14 @@ def review_command(
         wanted = Outcome(should_agree, export, form, consensus, notes=notes, as_json=as_json)
         tell_outcome(place, wanted, store_path=store)
         return
-    if as_json:
-        raise UsageError("--json: says what came of a review, so it needs --agreement or --export")
+    told = {
+        "--json": as_json,
+        "--format": form != "binary",
+        "--consensus": consensus != "majority",
+        "--no-notes": not notes,
+    }
+    if names := [name for name, is_told in told.items() if is_told]:
+        raise UsageError(f"{', '.join(names)}: about what came of a review, so it needs --agreement or --export")
     with _needs_extra():
         from views.review.begin import Wanted, open_review
         from views.review.serving import Served, serve
