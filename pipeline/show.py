@@ -69,7 +69,7 @@ def show_outputs(collection: Collection, *, rejects: Path | None, dry_run: bool)
         console.print(f"wrote {counted(out.num_pairs, 'pair')} to {path_text(out.path)}", soft_wrap=True)
     for path in collection.stale:
         console.print(
-            f"{path_text(path)} is of an earlier run; its prompts may be among those written now: remove it",
+            f"warning: {path_text(path)} is of an earlier run; its prompts may be among those written now: remove it",
             soft_wrap=True,
         )
     if rejects is not None:

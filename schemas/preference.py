@@ -99,7 +99,7 @@ def pairs_of_rows(
                 raise row
             form = form or form_of(row, keys)
             if form is None and detect_kind(row) is Kind.ROLLOUT:
-                raise InputError(f"{shown}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {shown}")
+                raise InputError(_no_pairs_but(row, shown))
             pair = _pair(row, form, source=f"{shown}:{number}", dataset=dataset)
         except LineError as error:
             num_bad_rows += 1
@@ -216,6 +216,13 @@ def in_words_of(form: Form | None, pointer: str) -> str:
     if form is None or head not in DEFAULT_KEYS:
         return pointer
     return f"/{form.keys[DEFAULT_KEYS.index(head)]}{slash}{rest}"
+
+
+def _no_pairs_but(row: object, shown: str) -> str:
+    """Say what a file of rollouts is good for; rows without an answer are the tasks that rollouts are made of."""
+    if isinstance(row, dict) and row.get("response") is not None:
+        return f"{shown}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {shown}"
+    return f"{shown}: holds tasks without answers, not pairs; collect rollouts first: gym eval run --input {shown}"
 
 
 def _completion(completion: str | list[Message]) -> tuple[Message, ...]:

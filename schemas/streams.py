@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from schemas.errors import InputError, UsageError
+from schemas.extras import install_command
 from schemas.secrets import without_logins
 from schemas.terminal import path_text, printable
 
@@ -131,9 +132,7 @@ def _url_errors(url: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name != "fsspec":
             raise UsageError(f"{printable(url)}: can't be opened: {printable(str(error))}") from error
-        raise UsageError(
-            f"{printable(url)}: URLs need the extra remote: pip install '.[remote]' in the clone"
-        ) from error
+        raise UsageError(f"{printable(url)}: URLs need the extra remote: {install_command('remote')}") from error
     except (ImportError, ValueError) as error:  # a protocol that is not known, or whose package is missing
         raise UsageError(f"{printable(url)}: can't be opened: {printable(str(error))}") from error
 

@@ -389,3 +389,10 @@ def test_far_rewards_are_few_and_far() -> None:
     assert num_far(pl.Series([0.0] * 99 + [1.0])) == 0  # a rare success is no fault
     assert num_far(pl.Series([n / 100 for n in range(100)] + [-999.0])) == 1
     assert num_far(pl.Series([-1e308, 1e308] * 20)) == 0
+
+
+def test_tasks_without_answers_are_no_rollouts(tmp_path) -> None:
+    tasks = Path(__file__).parents[1] / "data" / "samples" / "heldout.jsonl"
+    with pytest.raises(InputError, match=r"no row is a rollout \(.*heldout\.jsonl:1.*gym eval run"):
+        data_report([tasks], tmp_path / "report.html", DataOptions())
+    assert not (tmp_path / "report.html").exists()

@@ -273,3 +273,8 @@ def test_rollouts_given_for_pairs_are_told_at_once(tmp_path, write_jsonl):
     with pytest.raises(InputError) as raised:
         read_pairs(path)
     assert str(raised.value) == f"{path}: holds rollouts, not pairs; make pairs with: dpo collect-pairs {path}"
+    write_jsonl(path, [{"responses_create_params": {"input": "Q"}, "expected_answer": "A"}])
+    with pytest.raises(
+        InputError, match="holds tasks without answers, not pairs; collect rollouts first: gym eval run"
+    ):
+        read_pairs(path)

@@ -262,7 +262,9 @@ def test_a_full_disk_leaves_no_half_policy(folder: Path) -> None:
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (1, ""), result.stderr
     assert "dpo: error: run/policy: can't be written: " in result.stderr.splitlines()[-1]
-    assert {path.name for path in (folder / "run").iterdir()} == {"train_config.json", "metrics.jsonl"}
+    assert {path.name for path in (folder / "run").iterdir()} == {
+        *("train_config.json", "metrics.jsonl", "run.json", "health.json")
+    }
 
 
 def test_of_two_runs_one_gets_the_folder(folder: Path) -> None:

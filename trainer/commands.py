@@ -7,14 +7,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from schemas.errors import DpoError, StoppedError, UsageError
+from schemas.extras import needing_extra
 
 if TYPE_CHECKING:
     from trainer.config.listing import Option
@@ -194,7 +193,7 @@ def train_command(
         if dry:
             _show_plan(config, as_json=as_json)
             return
-        with _needs_extra():
+        with needing_extra("dpo train", "train"):
             if (exit_code := launch(config, sys.argv[1:], meanwhile=signals.left_alone)) is not None:
                 sys.exit(exit_code)
             from trainer.run.loop import train  # which takes long on a cluster
@@ -326,20 +325,8 @@ def _print_notes(imported: "Imported") -> None:
     console.print(imported.summary)
 
 
-@contextmanager
-def _needs_extra() -> Iterator[None]:
-    """Say where a package comes from that is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"dpo train needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
-            "or uv run --extra train dpo train"
-        ) from error
-
-
 def _show_plan(config: "TrainConfig", *, as_json: bool) -> None:
-    with _needs_extra():
+    with needing_extra("dpo train", "train"):
         from trainer.cost.dry_run import dry_run
     plan = dry_run(config)
     if plan is None:  # on every process but the main one

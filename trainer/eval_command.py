@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from schemas.errors import UsageError
+from schemas.extras import needing_extra
 
 ANSWERS, TASKS = "Answers to compare (--generate)", "General abilities (--lm-eval)"
 
@@ -156,17 +157,12 @@ def eval_command(
     take_place(request.config)
     if not sys.stderr.isatty():  # the bars of the harness and of the data sets would fill a log
         os.environ.setdefault("TQDM_DISABLE", "1")
-    try:
+    with needing_extra("dpo eval", "train"):
         from trainer.evaluation.folder import make_page, write_folder
         from trainer.evaluation.result import result_of
         from trainer.evaluation.run import run_evaluation
         from trainer.evaluation.show import show
         from trainer.evaluation.shown_pairs import most_wrong
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"dpo eval needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
-            "or uv run --extra train dpo eval"
-        ) from error
     found = run_evaluation(request, say=_say)
     result = result_of(found)
     folder = write_folder(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from schemas.errors import UsageError
+from schemas.extras import needing_extra
 
 Repository = Annotated[
     str | None,
@@ -50,14 +51,9 @@ def export_command(
         raise UsageError("--dtype is about a whole model; adapters are exported as they were trained")
     refuse_used_folder(output)
     refuse_unwritable_folder(output)
-    try:
+    with needing_extra("dpo export", "train"):
         from trainer.save.export import export, find_source
         from trainer.save.hub import push, refuse_wrong_name
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"dpo export needs {error.name}, which comes with the extra train: pip install -e '.[train]' in the clone, "
-            "or uv run --extra train dpo export"
-        ) from error
     if push_to_hub is not None:
         refuse_wrong_name(push_to_hub)
     found = find_source(source, checkpoint)

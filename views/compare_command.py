@@ -13,6 +13,7 @@ from pipeline.commands import AcrossAgents, AsJson, MaxLineMb, NumWorkers
 from pipeline.reasoning import ReasoningPolicy
 from pipeline.settings import MAX_LINE_BYTES, Format, RewardField, Settings
 from schemas.errors import DpoError, UsageError
+from schemas.extras import missing_package
 from schemas.terminal import path_text, stderr_console
 
 if TYPE_CHECKING:  # takes Polars with it
@@ -26,11 +27,15 @@ def compare_command(
     before: Annotated[
         Path,
         typer.Argument(
+            metavar="BEFORE",
             help="Rollouts of the policy before: a file (JSONL, .gz, .zst), a folder, a quoted glob, a URL.",
             show_default=False,
         ),
     ],
-    after: Annotated[Path, typer.Argument(help="Rollouts of the same tasks by the policy after.", show_default=False)],
+    after: Annotated[
+        Path,
+        typer.Argument(metavar="AFTER", help="Rollouts of the same tasks by the policy after.", show_default=False),
+    ],
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="Page to write, such as compare.html.", show_default="none"),
@@ -45,7 +50,12 @@ def compare_command(
         ),
     ] = "reward",
     num_examples: Annotated[
-        int, typer.Option("--examples", min=0, help="Tasks that lost and that gained most, to list with their texts.")
+        int,
+        typer.Option(
+            "--examples",
+            min=0,
+            help="Tasks that lost and that gained most, with their texts: so many on the page, at most 3 here.",
+        ),
     ] = 10,
     fail_if_worse: Annotated[
         bool,
@@ -125,10 +135,7 @@ def _require_report() -> None:
     """
     for name in PACKAGES:
         if importlib.util.find_spec(name) is None:
-            raise UsageError(
-                f"dpo compare --output needs {name}, which comes with the extra report: pip install -e '.[report]' "
-                "in the clone, or uv run --extra report dpo compare; without --output it is not needed"
-            )
+            raise missing_package("dpo compare --output", name, "report")
 
 
 def _write_page(comparison: "Comparison", output: Path) -> None:

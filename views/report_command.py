@@ -1,8 +1,7 @@
 """`dpo report`: a page that shows data, a run, several runs or an evaluation."""
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +9,7 @@ import typer
 
 from pipeline.settings import Format
 from schemas.errors import UsageError
+from schemas.extras import needing_extra
 from views.data.options import DataOptions, Sort
 
 DATA = "Rollouts and pairs"
@@ -47,7 +47,8 @@ def report_command(
         bool, typer.Option("--json", help="Print the numbers behind the page as JSON; a page comes with -o only.")
     ] = False,
     num_pairs: Annotated[
-        int, typer.Option("--pairs", help="Pairs, or tasks, to show side by side.", rich_help_panel=DATA)
+        int,
+        typer.Option("--pairs", help="Pairs to show side by side; of rollouts, at most 8 tasks.", rich_help_panel=DATA),
     ] = USUAL.num_pairs,
     sort: Annotated[Sort, typer.Option(help="Which of them, and in what order.", rich_help_panel=DATA)] = USUAL.sort,
     environment: Annotated[
@@ -87,7 +88,7 @@ def report_command(
         num_workers=num_workers,
         title=title,
     )
-    with _needs_extra():
+    with needing_extra("dpo report", "report"):
         numbers, page = _made(places, output, plots, options, as_json=as_json)
     typer.echo(json.dumps(numbers, allow_nan=False) if as_json else page)
 
@@ -156,15 +157,3 @@ def _evaluation(place: Path, page: Path | None) -> Mapping[str, Any]:
 
         write_evaluation_page(place, page)
     return numbers
-
-
-@contextmanager
-def _needs_extra() -> Iterator[None]:
-    """Say where a package comes from that is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"dpo report needs {error.name}, which comes with the extra report: pip install -e '.[report]' in the "
-            "clone, or uv run --extra report dpo report"
-        ) from error

@@ -2,13 +2,13 @@
 
 import contextlib
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from schemas.errors import UsageError
+from schemas.extras import needing_extra
 
 if TYPE_CHECKING:
     from views.review.store import Store
@@ -103,7 +103,7 @@ def review_command(
     }
     if names := [name for name, is_told in told.items() if is_told]:
         raise UsageError(f"{', '.join(names)}: about what came of a review, so it needs --agreement or --export")
-    with _needs_extra():
+    with needing_extra("dpo review", "review"):
         from views.review.begin import Wanted, open_review
         from views.review.serving import Served, serve
         from views.review.session import spelled_as_known, tidy_name
@@ -158,16 +158,3 @@ def _tell(*lines: str) -> None:
 
     for line in lines:
         stderr_console().print(printable(line), soft_wrap=True)
-
-
-@contextlib.contextmanager
-def _needs_extra() -> Iterator[None]:
-    """Say where a package comes from that is not there."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        raise UsageError(
-            f"dpo review needs {package}, which comes with the extra review: pip install -e '.[review]' in the clone, "
-            "or uv run --extra review dpo review"
-        ) from error

@@ -32,11 +32,12 @@ def show_comparison(comparison: Comparison) -> None:
     gained = "gained most: the worst answer before, the best after"
     _show_examples(gained, comparison.improvements, comparison.overall.improved, console)
     console.print()
+    console.print("such a file of another policy: serve it (docs/comparing.md), then", soft_wrap=True)
+    console.print(printable(collecting_command(comparison)), soft_wrap=True)
+    console.print()
     for seen, remedy in notes_of(comparison):
         console.print(printable(f"note: {seen}{f'; {remedy}' if remedy else ''}"), soft_wrap=True)
     console.print(verdict_of(comparison))
-    console.print("\nfor such a file of another policy, serve it (docs/comparing.md), then:", soft_wrap=True)
-    console.print(printable(collecting_command(comparison)), soft_wrap=True)
 
 
 def _show_side(name: str, side: SideCounts, console: Console) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import UsageError
+from schemas.extras import install_command
 from schemas.terminal import one_line
 from trainer.config.sections import TrainConfig
 from trainer.launch.profile_file import DEEPSPEED, FSDP, Profile, read_profile
@@ -73,7 +74,7 @@ def refuse_missing_deepspeed(config: TrainConfig) -> None:
     if profile is not None and profile.kind == DEEPSPEED and find_spec("deepspeed") is None:
         raise UsageError(
             f"cluster.accelerate_config={profile.name}: needs the package deepspeed, which comes with the extra "
-            "deepspeed: pip install -e '.[train,deepspeed]' in the clone"
+            f"deepspeed: {install_command('train,deepspeed')}"
         )
 
 

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from schemas.errors import DpoError
+from schemas.extras import install_command
 from schemas.terminal import one_line, path_text, printable
 from trainer.save.run_folder import CONFIG_FILE, PAGE_FILE
 from trainer.watch.health import Health
@@ -173,7 +174,7 @@ def start_page(folder: Path, health: Health, *, is_enabled: bool, is_main: bool,
     if missing:
         say(
             f"no report is made, for {printable(' and '.join(missing))} is not installed; it comes with the extra "
-            "report: pip install -e '.[report]' in the clone; logger.report_enabled=false makes none"
+            f"report: {install_command('report')}; logger.report_enabled=false makes none"
         )
     return RunPage(folder, health, say, writes=is_main, draws=draws and not missing)
 

@@ -52,6 +52,9 @@ def data_report(places: Sequence[Path], output: Path | None, options: DataOption
         from views.data.rollout_data import read_rollouts
 
         rollouts = read_rollouts(places, options)
+        if rollouts.attrition.rows and not rollouts.attrition.parsed:
+            met = "; ".join(rollouts.examples.values())
+            raise InputError(f"no row is a rollout ({met}); tasks without answers need gym eval run --input FILE first")
         if output is not None:
             from views.data.rollout_page import rollout_page
 

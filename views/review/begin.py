@@ -81,7 +81,7 @@ def _begin(place: Path, path: Path, wanted: Wanted) -> Begun:
     create_store(path, kept, Settings(place_text(place), _digest(keys), seed, order))
     notes = [f"left out {_left_out_text(left_out)}"] if left_out else []
     if len(kept) < len(keys):
-        notes.append(f"{len(kept):,} of {counted(len(keys), 'item')} are judged (--limit)")
+        notes.append(f"{len(kept):,} of {counted(len(keys), 'item')} are to be judged (--limit)")
     return Begun(Store(path), tuple(notes))
 
 

@@ -18,6 +18,7 @@ from pipeline.gate.pair.view import PairView
 from pipeline.gate.rules import Rule
 from pipeline.gate.settings import GateSettings
 from schemas.errors import UsageError
+from schemas.extras import install_command
 from schemas.preference import Message
 from schemas.terminal import counted, one_line, path_text, reason
 
@@ -62,7 +63,7 @@ def token_counter(settings: GateSettings) -> TokenCounter | None:
     except ModuleNotFoundError:
         raise UsageError(
             f"{OPTION} needs the package tokenizers, which comes with the extra tokenizer: "
-            "pip install '.[tokenizer]' in the clone"
+            f"{install_command('tokenizer')}"
         ) from None
     try:
         tokenizer = Tokenizer.from_str(content)
