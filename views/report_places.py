@@ -1,6 +1,5 @@
 """What `dpo report` was given: data, runs or an evaluation, and where the page goes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,6 +8,7 @@ from typing import Any
 
 from schemas.errors import DpoError, InputError, UsageError
 from schemas.terminal import path_text, reason
+from views.json_file import json_object
 from views.run.folder import is_run
 
 PAGE_FILE = "report.html"
@@ -78,16 +78,7 @@ def read_evaluation(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: they can't be read.
     """
-    path = folder / EVALUATION_FILE
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path_text(path)}: can't be read: {reason(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path_text(path)}: got no JSON, expected an evaluation") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path_text(path)}: got no object, expected an evaluation")
-    return found
+    return json_object(folder / EVALUATION_FILE, "an evaluation")
 
 
 def refuse_foreign(page: Path) -> None:

@@ -12,12 +12,13 @@ from markupsafe import Markup
 
 from schemas.atomic import atomic_writer
 from schemas.errors import InputError
-from schemas.terminal import counted, path_text, printable, reason
+from schemas.terminal import counted, path_text, printable
 from views.conversation import as_text
 from views.evaluation.advice import advice
 from views.evaluation.figures import evaluation_plots
 from views.evaluation.tables import ability_rows, answer_rows, metric_rows, model_rows, part_tables, told
 from views.figures import drawn
+from views.json_file import json_object
 from views.page import render
 from views.text import visible
 from views.word_diff import word_diff
@@ -83,13 +84,8 @@ def evaluation_page(folder: Path) -> str:
 
 
 def _result(path: Path) -> dict[str, Any]:
-    try:
-        result = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path_text(path)}: {reason(error)}; name the folder of an evaluation") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path_text(path)}: is no JSON; name the folder of an evaluation") from error
-    if not isinstance(result, dict) or result.get("kind") != KIND or result.get("format") != FORMAT:
+    result = json_object(path, "an evaluation")
+    if result.get("kind") != KIND or result.get("format") != FORMAT:
         raise InputError(f"{path_text(path)}: got another kind or version, expected what this dpo eval writes")
     return result
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.errors import InputError
-from schemas.terminal import path_text, reason
+from views.json_file import json_object
 from views.run.configuration import Setting, settings_of
 from views.run.history import METRICS_FILE, History, read_history
 from views.run.samples import Answers, read_answers
@@ -80,7 +79,7 @@ def read_run(folder: Path) -> RunRead:
         InputError: configuration or metrics can't be read.
     """
     facts = _object(folder / RUN_FILE)
-    settings = settings_of(_needed(folder / CONFIG_FILE))
+    settings = settings_of(json_object(folder / CONFIG_FILE, "the configuration of a run"))
     elsewhere = next((each.value for each in settings if each.key == "checkpointing.checkpoint_dir"), None)
     own = folder / CHECKPOINTS
     checkpoints = own if own.is_dir() or not isinstance(elsewhere, str) else Path(elsewhere)
@@ -97,18 +96,6 @@ def read_run(folder: Path) -> RunRead:
         is_being_written=_is_being_written(folder),
         checkpoints=_resumable(checkpoints),
     )
-
-
-def _needed(path: Path) -> Mapping[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path_text(path)}: can't be read: {reason(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path_text(path)}: got no JSON, expected the configuration of a run") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path_text(path)}: got no object, expected the configuration of a run")
-    return found
 
 
 def _object(path: Path) -> dict[str, Any]:
