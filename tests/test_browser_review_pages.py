@@ -84,10 +84,8 @@ def test_hostile_texts_are_inert_in_a_review(tmp_path, open_page) -> None:
             assert "script>alert(1)" in shown or "ww" in shown or "Manywords" in shown or "U+" in shown
             page.locator("#note").fill("</textarea><script>alert(1)</script>\n{{ 7*7 }}")
             assert faults_of(page, served=True) == []
-            page.bring_to_front()  # a page of a megabyte is drawn late, and keys would not reach it
-            page.locator("#note").press("Escape")  # leaves the note
-            expect(page.locator("#note")).not_to_be_focused()
-            press(page, "4", done=done + 1)
+            page.locator('[data-keys~="x"]').click()  # both bad; keys are another test's matter
+            expect_done(page, done + 1)
         page.goto(server.origin + "/item/1")
         expect(page.locator("#note")).to_have_value("</textarea><script>alert(1)</script>\n{{ 7*7 }}")
         for place in ("/item/1", "/done", "/reviewer"):
