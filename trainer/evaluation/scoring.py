@@ -14,9 +14,9 @@ from trainer.data.tokenize import TokenizedGroup
 from trainer.model.attention import choose_attention
 from trainer.model.packing import Packer
 from trainer.model.reference import CachedReference, compute_reference
-from trainer.model.reference_cache import ReferenceCache, open_cache
 from trainer.model.scorer import ResponseScorer
 from trainer.model.self_check import self_check
+from trainer.run.setup import cache_of
 
 CHECKED_GROUPS, CHECKED_RESPONSES = 2, 4
 
@@ -59,7 +59,7 @@ def score(
     packer = Packer(groups, scorer.attention.layout, policy.row_tokens)
     try:
         found = _checked(scorer, packer, policy.precision, device) if policy.self_check else None
-        cache = _cache(config, accelerator, scorer, digest) if is_kept else None
+        cache = cache_of(config, accelerator, scorer, digest) if is_kept else None
         total = sum(len(group.responses) for group in groups)
         with progress(what, total=total, unit="responses") as advance:
             pads_to = scorer.attention.pads_to
@@ -77,20 +77,6 @@ def _checked(scorer: ResponseScorer, packer: Packer, precision: str, device: tor
         for response in range(min(len(group.responses), CHECKED_RESPONSES))
     ]
     return self_check(scorer, packer.rows(some)[0], packer.groups, precision=precision, device=device)
-
-
-def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, digest: str) -> ReferenceCache | None:
-    folder = config.reference.cache_dir
-    if folder is None:
-        return None
-    return open_cache(
-        folder,
-        scorer.model,
-        digest=digest,
-        precision=config.policy.precision,
-        backend=scorer.attention.backend,
-        device=accelerator.device.type,
-    )
 
 
 def _refuse_infinite(logps: CachedReference, groups: list[TokenizedGroup], what: str) -> None:

@@ -305,7 +305,7 @@ def _cached_references(
     digest: str,
 ) -> list[CachedReference]:
     """Compute the log-probs of each set, the training data's first; `digest` is that of the weights."""
-    cache = _cache(config, accelerator, scorer, digest)
+    cache = cache_of(config, accelerator, scorer, digest)
     references = []
     for groups in sets:
         packer = Packer(groups, scorer.attention.layout, config.policy.row_tokens)
@@ -319,7 +319,9 @@ def _cached_references(
     return references
 
 
-def _cache(config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, digest: str) -> ReferenceCache | None:
+def cache_of(
+    config: TrainConfig, accelerator: Accelerator, scorer: ResponseScorer, digest: str
+) -> ReferenceCache | None:
     """Open the cache on disk, which the main process alone reads and writes."""
     folder = config.reference.cache_dir
     if folder is None or not accelerator.is_main_process:
